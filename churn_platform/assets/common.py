@@ -1,0 +1,95 @@
+"""What the assets share: partitions, and the metadata that every one of them shows."""
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from matplotlib.figure import Figure
+
+from churn_platform.contract import Contract
+from churn_platform.ml.features import AT_RISK
+from churn_platform.windows import windows
+
+# Every run that writes carries this tag; dagster.yaml lets one of them run at a time.
+WRITES = {"churn/writes": "yes"}
+
+
+def partitions(contract: Contract) -> dg.TimeWindowPartitionsDefinition:
+    """The windows of a contract as Dagster partitions: same keys, same bounds (`churn_platform.windows`)."""
+    time = contract.time
+    kinds: dict[str, Any] = {
+        "daily": dg.DailyPartitionsDefinition,
+        "weekly": dg.WeeklyPartitionsDefinition,
+        "monthly": dg.MonthlyPartitionsDefinition,
+    }
+    options: dict[str, Any] = {"start_date": time.start.isoformat(), "timezone": time.timezone}
+    if time.end is not None:
+        options["end_date"] = time.end.isoformat()
+    if time.cadence == "weekly":
+        options["day_offset"] = (time.start.weekday() + 1) % 7
+    definition: dg.TimeWindowPartitionsDefinition = kinds[time.cadence](**options)
+    return definition
+
+
+def history(contract: Contract) -> dg.TimeWindowPartitionMapping:
+    """A window needs the windows before it, as far back as the longest feature or label looks."""
+    days = max((feature.window_days or 0 for feature in contract.feature_definitions.values()), default=0)
+    if contract.label is not None:
+        label = contract.label
+        days = max(days, label.active_within_days + label.lead_days + label.horizon_days)
+    length = {"daily": 1, "weekly": 7, "monthly": 28}[contract.time.cadence]
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-(-(-days // length)), end_offset=0, allow_nonexistent_upstream_partitions=True
+    )
+
+
+def needed_history(contract: Contract, key: str, there: list[str], table: str) -> list[str]:
+    """The windows of a table up to one, all of them.
+
+    Raises:
+        dagster.Failure: one of them is missing: what is computed without it would be silently wrong.
+    """
+    from churn_platform.windows import window
+
+    wanted = [earlier.key for earlier in windows(contract, window(contract, key).end)]
+    missing = sorted(set(wanted) - set(there))
+    if missing:
+        raise dg.Failure(
+            description=f"{table} lacks the windows {', '.join(missing)}, which {key} is computed from. "
+            f"Materialize {table} for them first.",
+            allow_retries=False,
+        )
+    return wanted
+
+
+def column_schema(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
+    """A table schema from name to (type, description)."""
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name, kind, description or None) for name, (kind, description) in columns.items()]
+    )
+
+
+def feature_columns(contract: Contract) -> dict[str, tuple[str, str]]:
+    """Name to type and meaning of the columns of the features table."""
+    found = {
+        contract.customer.name: (contract.customer.type, "the customer"),
+        "snapshot_time": ("timestamp", "the instant at which the row is true; it looks at rows before it only"),
+    }
+    for name in contract.feature_names:
+        found[name] = ("string" if contract.is_categorical(name) else "float", contract.describe_feature(name))
+    found[AT_RISK] = ("boolean", "bought recently enough to be scored")
+    return found
+
+
+def plot(figure: Figure) -> dg.MetadataValue:
+    """A figure as metadata that the asset catalogue shows."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+
+
+def advice(passed: bool, words: str, remedy: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The metadata of a check: what was found and, where it failed, what to do."""
+    return {"verdict": words, **({} if passed else {"what_to_do": remedy}), **(extra or {})}

@@ -1,0 +1,129 @@
+"""Customer features: computed once per window, offline in a table and online in the feature store."""
+
+import dagster as dg
+import pandas as pd
+
+from churn_platform.assets.common import WRITES, column_schema, feature_columns, history, needed_history, partitions
+from churn_platform.contract import FEATURE_KINDS, Contract, Kind
+from churn_platform.engine import connection
+from churn_platform.ml import features
+from churn_platform.resources.feature_store import FeatureStore
+from churn_platform.resources.storage import TableStore
+from churn_platform.windows import window
+
+
+def assets(contract: Contract) -> list[dg.AssetsDefinition]:
+    """The features table, and the feature store that it feeds."""
+    return [_customer_features(contract), _feature_store(contract)]
+
+
+def _customer_features(contract: Contract) -> dg.AssetsDefinition:
+    upstream = [
+        dg.AssetDep(f"validated_{name}", partition_mapping=history(contract) if table.time_column else None)
+        for name, table in contract.tables.items().items()
+    ]
+
+    @dg.asset(
+        deps=upstream,
+        partitions_def=partitions(contract),
+        group_name="features",
+        kinds={"duckdb", "deltalake"},
+        owners=[contract.owner],
+        op_tags=WRITES,
+        metadata={"dagster/column_schema": column_schema(feature_columns(contract))},
+        description="Every customer's features at the end of the window, from rows before it only. One row per "
+        "customer who ever bought; the point-in-time record from which models are trained.",
+    )
+    def customer_features(
+        context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
+    ) -> dg.MaterializeResult:
+        key = context.partition_key
+        with connection() as con:
+            for name, table in contract.tables.items().items():
+                there = tables.windows(f"validated_{name}")
+                keys = [key]
+                if table.time_column is not None and contract.snapshots is None:
+                    keys = needed_history(contract, key, there, f"validated_{name}")
+                tables.read(con, f"validated_{name}", keys)
+            version = tables.write("customer_features", features.build(con, contract, window(contract, key)), key)
+            tables.read(con, "customer_features", [key])
+            rows, at_risk = con.execute(
+                f"SELECT count(*), count(*) FILTER ({features.AT_RISK}) FROM customer_features"
+            ).fetchall()[0]
+            preview = con.sql("SELECT * EXCLUDE (_window) FROM customer_features LIMIT 5").df()
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/partition_row_count": rows,
+                "dagster/column_lineage": _lineage(contract),
+                "at_risk": at_risk,
+                "table_version": version,
+                "preview": dg.MetadataValue.md(_as_markdown(preview)),
+                "path": dg.MetadataValue.path(tables.path("customer_features")),
+            },
+            data_version=dg.DataVersion(f"{key}@{version}"),
+        )
+
+    return customer_features
+
+
+def _as_markdown(frame: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def _lineage(contract: Contract) -> dg.TableColumnLineage:
+    """Which columns each feature is computed from."""
+    found: dict[str, list[dg.TableColumnDep]] = {}
+    for name, feature in contract.feature_definitions.items():
+        table = contract.tables.items()[feature.table]
+        columns = [table.customer] if feature.kind is not Kind.column else []
+        if table.time_column is not None:
+            columns.append(table.time_column)
+        if feature.column is not None:
+            columns.append(feature.column)
+        elif FEATURE_KINDS[feature.kind].takes_column and contract.tables.transactions is not None:
+            columns.append(contract.tables.transactions.amount)
+        upstream = dg.AssetKey(f"validated_{feature.table}")
+        found[name] = [dg.TableColumnDep(upstream, column) for column in columns]
+    return dg.TableColumnLineage(found)
+
+
+def _feature_store(contract: Contract) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["customer_features"],
+        partitions_def=partitions(contract),
+        group_name="features",
+        kinds={"feast", "redis" if _uses_redis() else "sqlite"},
+        owners=[contract.owner],
+        pool="feature_store",  # Feast's registry wants one writer at a time
+        op_tags=WRITES,
+        metadata={"dagster/column_schema": column_schema(feature_columns(contract))},
+        description="The window's features in Feast: definitions applied, and, when it is the newest window, "
+        "brought online for the endpoint.",
+    )
+    def feature_store(
+        context: dg.AssetExecutionContext,
+        tables: dg.ResourceParam[TableStore],
+        store: dg.ResourceParam[FeatureStore],
+    ) -> dg.MaterializeResult:
+        chosen = window(contract, context.partition_key)
+        applied = store.apply(tables.path("customer_features"))
+        newest = tables.windows("customer_features")[-1]
+        online = chosen.key == newest
+        if online:
+            # A snapshots table has its own times within the window; a transactions contract has one, at its end.
+            store.materialize_between(chosen.start, chosen.end)
+        else:
+            context.log.info("window %s is older than %s, which is online: only definitions applied", chosen.key, newest)
+        return dg.MaterializeResult(
+            metadata={"feast_objects": applied, "online": online, "newest_window": newest},
+        )
+
+    return feature_store
+
+
+def _uses_redis() -> bool:
+    from churn_platform.settings import settings
+
+    return settings().redis is not None

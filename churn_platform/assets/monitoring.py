@@ -1,0 +1,176 @@
+"""Monitoring: has the world moved away from what the champion knows, and how good was it really."""
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+
+from churn_platform.assets.common import WRITES, history, partitions, plot
+from churn_platform.assets.training import REFERENCE
+from churn_platform.contract import LABEL, MODEL_VERSION, PROBABILITY, SNAPSHOT_TIME, Contract
+from churn_platform.engine import connection, identifier
+from churn_platform.ml import drift, metrics, plots
+from churn_platform.ml.features import AT_RISK
+from churn_platform.resources.storage import MissingTableError, TableStore
+from churn_platform.resources.tracking import RegistryError, Tracking
+from churn_platform.settings import Settings
+
+
+def assets(contract: Contract) -> list[dg.AssetsDefinition]:
+    """The drift report and the model's live performance."""
+    return [_drift_report(contract), _model_performance(contract)]
+
+
+def _drift_report(contract: Contract) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["customer_features", "churn_scores"],
+        partitions_def=partitions(contract),
+        group_name="monitoring",
+        kinds={"evidently", "deltalake"},
+        owners=[contract.owner],
+        op_tags=WRITES,
+        description="Evidently's comparison of the window's customers with those that the champion was trained on. The "
+        "sensor `drift_sensor` reads its verdict.",
+    )
+    def drift_report(
+        context: dg.AssetExecutionContext,
+        tables: dg.ResourceParam[TableStore],
+        tracking: dg.ResourceParam[Tracking],
+        settings: dg.ResourceParam[Settings],
+    ) -> dg.MaterializeResult:
+        key = context.partition_key
+        page = settings.home / "reports" / f"drift-{key}.html"
+        customer = identifier(contract.customer.name)
+        with connection() as con:
+            tables.read(con, "customer_features", [key])
+            tables.read(con, "churn_scores", [key])
+            current = con.sql(
+                f"SELECT f.*, s.{PROBABILITY} FROM customer_features f "
+                f"LEFT JOIN churn_scores s ON f.{customer} = s.{customer} AND f.{SNAPSHOT_TIME} = s.{SNAPSHOT_TIME} "
+                f"WHERE {AT_RISK} ORDER BY ALL"
+            ).df()
+            scored_by = con.execute(f"SELECT min({MODEL_VERSION}) FROM churn_scores").fetchall()[0][0]
+        try:
+            champion = tracking.champion()
+            reference = tracking.artifact(champion.run_id, REFERENCE)
+            found = drift.compare(contract, pd.read_parquet(reference), current, page)
+        except (RegistryError, drift.DriftError) as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        rows = [
+            {
+                "column": column.column,
+                "method": column.method,
+                "score": column.score,
+                "threshold": column.threshold,
+                "watched": column.watched,
+                "drifted": column.drifted,
+                MODEL_VERSION: champion.version,
+            }
+            for column in found.columns
+        ]
+        version = tables.write("drift_report", pa.Table.from_pylist(rows), key)
+        watched = [column for column in found.columns if column.watched]
+        ratios = [column.score / column.threshold for column in watched]
+        names = [column.column for column in watched]
+        return dg.MaterializeResult(
+            metadata={
+                "drifted": found.drifted,
+                "share_of_columns": found.share,
+                "score_drift": found.score_drift or 0.0,
+                "model_version": champion.version,
+                "scored_by": scored_by or "",
+                "columns": dg.MetadataValue.md(found.table()),
+                "distances": plot(plots.drift(names, ratios, f"window {key} against the champion's training data")),
+                "report": dg.MetadataValue.url(page.as_uri()),
+                "dagster/partition_row_count": len(rows),
+                "table_version": version,
+            },
+            data_version=dg.DataVersion(f"{key}@{version}"),
+        )
+
+    return drift_report
+
+
+def _model_performance(contract: Contract) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["churn_labels", dg.AssetDep("churn_scores", partition_mapping=history(contract))],
+        partitions_def=partitions(contract),
+        group_name="monitoring",
+        kinds={"scikitlearn", "deltalake"},
+        owners=[contract.owner],
+        op_tags=WRITES,
+        description="How good the scores were, on the labels that matured in the window. Only scores of a model that "
+        "had not seen those labels count.",
+    )
+    def model_performance(
+        context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
+    ) -> dg.MaterializeResult:
+        key = context.partition_key
+        customer = identifier(contract.customer.name)
+        with connection() as con:
+            tables.read(con, "churn_labels", [key])
+            try:
+                tables.read(con, "churn_scores")
+            except MissingTableError as error:
+                raise dg.Failure(description=str(error), allow_retries=False) from error
+            joined = con.sql(
+                f"SELECT l.{LABEL}, s.{PROBABILITY}, s.{MODEL_VERSION}, l.{SNAPSHOT_TIME} FROM churn_labels l "
+                f"JOIN churn_scores s ON l.{customer} = s.{customer} AND l.{SNAPSHOT_TIME} = s.{SNAPSHOT_TIME} "
+                "ORDER BY ALL"
+            ).df()
+        rows = []
+        for (model, observed), part in joined.groupby([MODEL_VERSION, SNAPSHOT_TIME], sort=True):
+            known = tracking.version(str(model)).tags
+            if pd.Timestamp(observed) < pd.Timestamp(known["labels_known_until"]):
+                context.log.info("version %s had seen labels of %s: not counted", model, observed)
+                continue
+            labels, probability = part[LABEL].to_numpy(dtype="float64"), part[PROBABILITY].to_numpy(dtype="float64")
+            measured = metrics.evaluate(labels, probability, contract.model.threshold)
+            rows.append(
+                {
+                    MODEL_VERSION: str(model),
+                    SNAPSHOT_TIME: pd.Timestamp(observed),
+                    "rows": len(part),
+                    "churn_rate": float(labels.mean()),
+                    "promised_roc_auc": float(known["test_roc_auc"]),
+                    **measured,
+                }
+            )
+        if not rows:
+            return dg.MaterializeResult(
+                metadata={"measured": False, "why": "no score made before its label was known has a mature label yet"}
+            )
+        table = pa.Table.from_pylist(rows).cast(_performance_schema(rows[0]))
+        version = tables.write("model_performance", table, key)
+        newest = rows[-1]
+        with connection() as con:
+            tables.read(con, "model_performance")
+            past = con.sql(
+                f"SELECT strftime({SNAPSHOT_TIME}, '%Y-%m-%d') AS at, roc_auc, promised_roc_auc FROM model_performance "
+                f"WHERE _window <= '{key}' ORDER BY 1"
+            ).df()
+        figure = plots.performance(past["at"].tolist(), past["roc_auc"].tolist(), past["promised_roc_auc"].tolist())
+        return dg.MaterializeResult(
+            metadata={
+                "measured": True,
+                "model_version": str(newest[MODEL_VERSION]),
+                "observed_at": str(newest[SNAPSHOT_TIME]),
+                "dagster/partition_row_count": len(rows),
+                "customers": int(newest["rows"]),
+                "roc_auc": float(newest["roc_auc"]),
+                "brier": float(newest["brier"]),
+                "calibration_error": float(newest["calibration_error"]),
+                "drop": float(newest["promised_roc_auc"]) - float(newest["roc_auc"]),
+                "performance": plot(figure),
+                "table_version": version,
+            },
+            data_version=dg.DataVersion(f"{key}@{version}"),
+        )
+
+    return model_performance
+
+
+def _performance_schema(row: dict[str, object]) -> pa.Schema:
+    kinds = {MODEL_VERSION: pa.string(), SNAPSHOT_TIME: pa.timestamp("us", "UTC"), "rows": pa.int64()}
+    return pa.schema([(name, kinds.get(name, pa.float64())) for name in row])

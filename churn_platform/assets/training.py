@@ -1,0 +1,118 @@
+"""The candidate model: trained, logged, registered as challenger. Whether it may serve is for its gates to say."""
+
+import tempfile
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from churn_platform.assets.common import WRITES, plot
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
+from churn_platform.engine import connection
+from churn_platform.ml import plots
+from churn_platform.ml.models import ModelError, hyperparameters
+from churn_platform.ml.splits import NotEnoughDataError
+from churn_platform.ml.training import Trained, in_order, train
+from churn_platform.resources.storage import TableStore
+from churn_platform.resources.tracking import Tracking
+
+REFERENCE = "reference.parquet"  # the rows that drift is measured against, kept with the model
+
+
+def assets(contract: Contract) -> list[dg.AssetsDefinition]:
+    """The candidate model."""
+
+    @dg.asset(
+        deps=["training_set"],
+        group_name="training",
+        kinds={"scikitlearn", "mlflow"},
+        owners=[contract.owner],
+        pool="training",
+        op_tags=WRITES,
+        description="A model fitted on every label that is mature, tested on the newest window, tracked in MLflow and "
+        "registered as challenger. Its blocking checks are the quality gates: only a version that passed them all can "
+        "become champion.",
+    )
+    def candidate_model(
+        context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
+    ) -> dg.MaterializeResult:
+        import mlflow
+
+        version = tables.version("training_set")
+        rows = read_training_set(contract, tables, version)
+        newest = tables.windows("customer_features")[-1]
+        run = context.run
+        with (
+            tracking.run(f"as of {newest}", run.root_run_id or run.run_id) as run_id,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            try:
+                trained = train(contract, rows, context.log.info)
+                parameters = hyperparameters(contract.model)
+            except (NotEnoughDataError, ModelError) as error:
+                raise dg.Failure(description=str(error), allow_retries=False) from error
+            mlflow.log_params(
+                {
+                    "family": contract.model.family,
+                    "seed": contract.model.seed,
+                    "training_set_version": version,
+                    **{f"model.{name}": value for name, value in parameters.items()},
+                    **trained.splits.describe(),
+                }
+            )
+            mlflow.log_metrics(trained.metrics)
+            mlflow.log_dict(contract.model_dump(mode="json"), "contract.json")
+            figures = _figures(contract, trained)
+            for name, figure in figures.items():
+                figure.savefig(Path(folder) / f"{name}.png", dpi=110, bbox_inches="tight")
+            trained.reference.to_parquet(Path(folder) / REFERENCE)
+            registered = tracking.log_model(
+                trained.pipeline,
+                trained.reference[contract.feature_names],
+                Path(folder),
+                {
+                    "window": newest,
+                    "training_set_version": str(version),
+                    "train_rate": repr(trained.train_rate),
+                    "test_roc_auc": repr(trained.metrics.get("test_roc_auc", float("nan"))),
+                    "labels_known_until": str(rows[MATURED_AT].max()),
+                    "test_from": str(trained.splits.test[SNAPSHOT_TIME].min()),
+                    "test_to": str(trained.splits.test[SNAPSHOT_TIME].max()),
+                    "dagster_run": run.run_id,
+                },
+            )
+        return dg.MaterializeResult(
+            metadata={
+                "model": f"{tracking.model_name} version {registered.version}",
+                "model_version": str(registered.version),
+                "mlflow_run": run_id,
+                "window": newest,
+                "training_set_version": version or 0,
+                "train_rows": len(trained.splits.train) + len(trained.splits.validation),
+                "test_rows": len(trained.splits.test),
+                **{name: round(value, 4) for name, value in trained.metrics.items()},
+                **{name: plot(figure) for name, figure in figures.items()},
+            },
+            data_version=dg.DataVersion(str(registered.version)),
+        )
+
+    return [candidate_model]
+
+
+def read_training_set(contract: Contract, tables: TableStore, version: int | None) -> pd.DataFrame:
+    """A version of the training set, in one order."""
+    with connection() as con:
+        tables.read(con, "training_set", version=version)
+        return in_order(contract, con.sql("SELECT * FROM training_set").df())
+
+
+def _figures(contract: Contract, trained: Trained) -> dict[str, plots.Figure]:
+    labels = trained.splits.test[LABEL].to_numpy(dtype="float64")
+    if not 0 < labels.sum() < len(labels):
+        return {}
+    means, deviations = trained.importance
+    return {
+        "roc_and_precision": plots.roc_and_precision(labels, trained.test_probability, "test window"),
+        "reliability": plots.reliability(labels, trained.test_probability, "test window"),
+        "importance": plots.importance(contract.feature_names, means, deviations, "validation window"),
+    }

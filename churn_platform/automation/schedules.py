@@ -1,0 +1,70 @@
+"""Schedules: the daily look at the source, and the retrain by calendar for teams that want one."""
+
+import dagster as dg
+
+from churn_platform.automation import state
+from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN
+from churn_platform.automation.sensors import REASON, WINDOW, window_request
+from churn_platform.contract import Contract
+from churn_platform.ml import policy
+from churn_platform.resources.storage import TableStore
+from churn_platform.resources.tracking import Tracking
+from churn_platform.sources import Source
+
+
+def schedules(contract: Contract) -> list[dg.ScheduleDefinition]:
+    """Every schedule of a contract."""
+    return [_daily(contract), _monthly(contract)]
+
+
+def _daily(contract: Contract) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        cron_schedule="0 5 * * *",
+        job_name=CYCLE,
+        name="daily_cycle",
+        execution_timezone=contract.time.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every morning: starts the cycle of the oldest window that has landed and is not processed, also "
+        "when the landing sensor was off, or when that window's run has failed before.",
+    )
+    def daily_cycle(
+        context: dg.ScheduleEvaluationContext,
+        source: dg.ResourceParam[Source],
+        tables: dg.ResourceParam[TableStore],
+        tracking: dg.ResourceParam[Tracking],
+    ) -> dg.RunRequest | dg.SkipReason:
+        found = window_request(contract, source, tables, tracking)
+        if isinstance(found, dg.SkipReason):
+            return found
+        (request,) = found.run_requests or []
+        if request.job_name == PREPARE:
+            return dg.SkipReason("there is no champion yet: the landing sensor prepares windows until there is one")
+        day = context.scheduled_execution_time.date().isoformat()
+        return dg.RunRequest(run_key=f"daily:{day}", partition_key=request.partition_key, tags=request.tags)
+
+    return daily_cycle
+
+
+def _monthly(contract: Contract) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        cron_schedule="0 6 2 * *",
+        job_name=RETRAIN,
+        name="monthly_retrain",
+        execution_timezone=contract.time.timezone,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="A retrain by calendar, within cooldown and budget. Off by default: retraining that nothing asks "
+        "for has been measured to hurt as often as it helps.",
+    )
+    def monthly_retrain(
+        context: dg.ScheduleEvaluationContext,
+        tables: dg.ResourceParam[TableStore],
+        tracking: dg.ResourceParam[Tracking],
+    ) -> dg.RunRequest | dg.SkipReason:
+        known = tables.windows("customer_features")
+        decision = policy.scheduled(contract, known, state.retrained_windows(tracking))
+        if not decision.retrain:
+            return dg.SkipReason(decision.reason)
+        day = context.scheduled_execution_time.date().isoformat()
+        return dg.RunRequest(run_key=f"monthly:{day}", tags={REASON: decision.reason, WINDOW: known[-1]})
+
+    return monthly_retrain

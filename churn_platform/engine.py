@@ -1,0 +1,50 @@
+"""The engine for heavy work: DuckDB, out of core, with the same limits everywhere.
+
+Functions in `ml` take a connection and the names of views on it, and return SQL relations; nothing here knows what a
+table means.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from churn_platform.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def connection(time_zone: str = "UTC") -> Iterator[duckdb.DuckDBPyConnection]:
+    """A private in-memory DuckDB that spills to the platform's home; times without a zone are in `time_zone`."""
+    # a folder of its own: two connections of one process would overwrite each other's spilled blocks
+    spill = settings().home / "spill" / f"{os.getpid()}-{secrets.token_hex(4)}"
+    with duckdb.connect(
+        config={
+            "memory_limit": settings().memory_limit,
+            "temp_directory": str(spill),
+            "autoinstall_known_extensions": False,  # nothing is downloaded at run time
+        }
+    ) as con:
+        con.execute(f"SET TimeZone = {literal(time_zone)}")
+        con.execute("SET enable_progress_bar = false")
+        yield con
+
+
+def identifier(name: str) -> str:
+    """A name as SQL takes it, whatever characters it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: object) -> str:
+    """A text, number, date or time as an SQL literal."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    return "'" + str(value).replace("'", "''") + "'"

@@ -1,0 +1,1 @@
+"""What the platform computes: plain functions, with no Dagster, Feast, MLflow or BentoML in them."""

@@ -1,0 +1,167 @@
+"""Drift: how far this window's customers are from those that the champion was trained on.
+
+Evidently computes the distances and the page; method and threshold are fixed by the contract for every column,
+because Evidently's own choice of test depends on the number of rows, and what "drifts" then depends on it too. At most
+`drift.sample_rows` rows of each side are compared. Columns that cannot be compared (nothing known in one of the two)
+are reported as such and not judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from churn_platform.contract import PROBABILITY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from churn_platform.contract import Contract
+
+MIN_ROWS = 50  # fewer rows than this say nothing about a distribution
+
+
+class DriftError(ValueError):
+    """There is too little to compare."""
+
+
+@dataclass(frozen=True)
+class ColumnDrift:
+    """One column's verdict. `score` is a distance: 0 for equal distributions."""
+
+    column: str
+    method: str
+    score: float
+    threshold: float
+    watched: bool
+
+    @property
+    def drifted(self) -> bool:
+        return self.score > self.threshold
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """The verdict on a window."""
+
+    columns: list[ColumnDrift]
+    not_comparable: list[str]
+    share: float  # of the watched columns that drifted
+    drifted: bool
+
+    @property
+    def score_drift(self) -> float | None:
+        """The distance of the champion's probabilities, where there were any."""
+        return next((found.score for found in self.columns if found.column == PROBABILITY), None)
+
+    def table(self) -> str:
+        """The verdicts as a Markdown table, worst first."""
+        lines = ["| column | method | distance | threshold | verdict |", "|---|---|---|---|---|"]
+        for found in sorted(self.columns, key=lambda column: -column.score / column.threshold):
+            verdict = "**drifted**" if found.drifted else "steady"
+            if not found.watched:
+                verdict += " (not watched)"
+            lines.append(f"| {found.column} | {found.method} | {found.score:.3f} | {found.threshold} | {verdict} |")
+        lines += [f"| {column} | | | | not comparable |" for column in self.not_comparable]
+        return "\n".join(lines)
+
+
+def compare(contract: Contract, reference: pd.DataFrame, current: pd.DataFrame, page: Path | None = None) -> DriftReport:
+    """Compare a window's rows with the reference.
+
+    Args:
+        reference: the champion's training rows: features and, if known, `churn_probability`.
+        current: the window's rows, the same columns.
+        page: where to write Evidently's page (one HTML file that needs no network).
+
+    Raises:
+        DriftError: one of the two has fewer than 50 rows, or no column can be compared.
+    """
+    for name, rows in (("the reference", reference), ("the window", current)):
+        if len(rows) < MIN_ROWS:
+            raise DriftError(f"{name} has {len(rows)} rows; at least {MIN_ROWS} are needed to speak of drift.")
+    names = [*contract.feature_names]
+    if PROBABILITY in reference and PROBABILITY in current:
+        names.append(PROBABILITY)
+    categorical = set(contract.categorical_features)
+    left, right = (_prepared(rows, names, categorical, contract.drift.sample_rows) for rows in (reference, current))
+    comparable = [name for name in names if left[name].notna().sum() >= MIN_ROWS and right[name].notna().sum() >= MIN_ROWS]
+    if not comparable:
+        raise DriftError("no column holds enough values in both the reference and the window.")
+    scores = _distances(contract, left, right, comparable, categorical, page)
+    watched = {*contract.watched_features, PROBABILITY}
+    columns = [
+        ColumnDrift(
+            column=name,
+            method=_how(contract, name)[0],
+            score=scores[name],
+            threshold=_how(contract, name)[1],
+            watched=name in watched,
+        )
+        for name in comparable
+    ]
+    judged = [found for found in columns if found.watched and found.column != PROBABILITY]
+    share = sum(found.drifted for found in judged) / len(judged) if judged else 0.0
+    return DriftReport(columns, [name for name in names if name not in comparable], share, share >= contract.drift.share)
+
+
+def _how(contract: Contract, name: str) -> tuple[str, float]:
+    """Method and threshold of a column: the contract's own, or its override for this column."""
+    override = contract.drift.columns.get(name)
+    method = (override.method if override else None) or contract.drift.method
+    if method == "wasserstein" and name in contract.categorical_features:
+        method = "jensenshannon"  # there is no distance between the values of a category
+    return method, (override.threshold if override else None) or contract.drift.threshold
+
+
+def _prepared(rows: pd.DataFrame, names: list[str], categorical: set[str], limit: int) -> pd.DataFrame:
+    """Plain float64 and text columns, at most `limit` rows, chosen the same way every time."""
+    if len(rows) > limit:
+        rows = rows.sample(limit, random_state=7)
+    columns: dict[str, Any] = {}
+    for name in names:
+        if name in categorical:
+            columns[name] = rows[name].astype(object).where(rows[name].notna(), None)
+        else:
+            columns[name] = pd.to_numeric(rows[name]).astype("float64")
+    return pd.DataFrame(columns).reset_index(drop=True)
+
+
+def _distances(
+    contract: Contract,
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    names: list[str],
+    categorical: set[str],
+    page: Path | None,
+) -> dict[str, float]:
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    definition = DataDefinition(
+        numerical_columns=[name for name in names if name not in categorical],
+        categorical_columns=[name for name in names if name in categorical],
+    )
+    preset = DataDriftPreset(
+        columns=names,
+        drift_share=contract.drift.share,
+        per_column_method={name: _how(contract, name)[0] for name in names},
+        per_column_threshold={name: _how(contract, name)[1] for name in names},
+    )
+    snapshot = Report([preset], include_tests=True).run(
+        Dataset.from_pandas(current[names], data_definition=definition),
+        Dataset.from_pandas(reference[names], data_definition=definition),
+    )
+    if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        partial = page.with_suffix(".partial")
+        snapshot.save_html(str(partial))
+        partial.replace(page)
+    scores: dict[str, float] = {}
+    for metric in snapshot.dict()["metrics"]:
+        column = metric["config"].get("column")
+        if column is not None:
+            scores[column] = float(metric["value"])
+    return scores

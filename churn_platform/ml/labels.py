@@ -1,0 +1,86 @@
+"""Labels, and when they may be known.
+
+An observation at time T is labelled from what happens in [T + lead, T + lead + horizon). Until that horizon is over
+the label is not mature and does not exist. So labels are partitioned by the window in which they *matured*: a
+partition never has to look into the future, and a training set that reads the partitions up to today can hold no
+label that was not known today. The embargo is the shape of the table, not a filter that somebody may forget.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, as_utc
+from churn_platform.engine import identifier, literal
+from churn_platform.windows import windows
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from churn_platform.contract import Contract
+    from churn_platform.windows import Window
+
+
+def matured_observations(contract: Contract, window: Window) -> list[datetime]:
+    """The observation times whose labels matured in a window: after its start and not after its end."""
+    label = contract.label
+    assert label is not None
+    first = as_utc(contract.time.start, contract.zone) + timedelta(days=label.warmup_days)
+    wait = timedelta(days=label.lead_days + label.horizon_days)
+    observed = [candidate.end for candidate in windows(contract, window.end)]
+    return [time for time in observed if time >= first and window.start < time + wait <= window.end]
+
+
+def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
+    """The labels that matured in a window.
+
+    Reads the validated view `validated_transactions` (or `validated_snapshots`) up to the window. Returns columns: the
+    customer's key, `snapshot_time` (the observation), `churned` (0 or 1) and `label_matured_at`. Only customers at risk
+    are labelled: those who bought within `active_within_days` before the observation.
+    """
+    if contract.snapshots is not None:
+        return _from_snapshots(con, contract, window)
+    transactions, label = contract.tables.transactions, contract.label
+    assert transactions is not None
+    assert label is not None
+    customer, time = identifier(transactions.customer), identifier(transactions.time)
+    key = identifier(contract.customer.name)
+    parts = []
+    for observed in matured_observations(contract, window):
+        start = observed + timedelta(days=label.lead_days)
+        end = start + timedelta(days=label.horizon_days)
+        since = observed - timedelta(days=label.active_within_days)
+        parts.append(
+            f"SELECT {customer} AS {key}, {_instant(observed)} AS {SNAPSHOT_TIME}, "
+            f"CAST(count(*) FILTER ({time} >= {_instant(start)} AND {time} < {_instant(end)}) = 0 AS BIGINT) AS {LABEL}, "
+            f"{_instant(end)} AS {MATURED_AT} FROM validated_transactions "
+            f"WHERE {time} >= {_instant(since)} AND {time} < {_instant(end)} GROUP BY 1 "
+            f"HAVING min({time}) < {_instant(observed)}"
+        )
+    if not parts:
+        kind = "BIGINT" if contract.customer.type == "integer" else "VARCHAR"
+        nothing = f"SELECT NULL::{kind} AS {key}, now() AS {SNAPSHOT_TIME}, 0::BIGINT AS {LABEL}, now() AS {MATURED_AT}"
+        return con.sql(f"{nothing} WHERE false")
+    return con.sql(" UNION ALL ".join(parts) + " ORDER BY 2, 1")
+
+
+def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
+    table = contract.snapshots
+    assert table is not None
+    time = identifier(table.time) if table.time else _instant(as_utc(table.observed_at, contract.zone))  # type: ignore[arg-type]
+    matured = f"(CAST({time} AS TIMESTAMPTZ) + INTERVAL {table.label.matures_after_days} DAY)"
+    value = f"CAST({identifier(table.label.column)} AS VARCHAR)"
+    positive = table.label.positive
+    text = str(positive).lower() if isinstance(positive, bool) else str(positive)
+    return con.sql(
+        f"SELECT {identifier(table.customer)} AS {identifier(contract.customer.name)}, "
+        f"CAST({time} AS TIMESTAMPTZ) AS {SNAPSHOT_TIME}, CAST({value} = {literal(text)} AS BIGINT) AS {LABEL}, "
+        f"{matured} AS {MATURED_AT} FROM validated_snapshots "
+        f"WHERE {value} IS NOT NULL AND {matured} >= {_instant(window.start)} "
+        f"AND {matured} {'<' if table.time else '<='} {_instant(window.end)} ORDER BY 2, 1"
+    )
+
+
+def _instant(moment: datetime) -> str:
+    return f"TIMESTAMPTZ {literal(moment.isoformat())}"

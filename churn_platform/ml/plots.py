@@ -1,0 +1,90 @@
+"""Plots of a model and of a window, as matplotlib figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+_BLUE, _ORANGE, _GREY = "#2f6f9f", "#d9822b", "#9aa5ab"
+
+
+def roc_and_precision(labels: Array, probability: Array, title: str) -> Figure:
+    """ROC and precision-recall curves side by side."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    figure = Figure(figsize=(9, 4))
+    left, right = figure.subplots(1, 2)
+    false_positive, true_positive, _ = roc_curve(labels, probability)
+    left.plot(false_positive, true_positive, color=_BLUE)
+    left.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
+    left.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC, {title}")
+    precision, recall, _ = precision_recall_curve(labels, probability)
+    right.plot(recall, precision, color=_BLUE)
+    right.axhline(labels.mean(), color=_GREY, linestyle=":")
+    right.set(xlabel="recall", ylabel="precision", title=f"precision and recall, {title}", ylim=(0, 1.02))
+    return figure
+
+
+def reliability(labels: Array, probability: Array, title: str, bins: int = 10) -> Figure:
+    """How often churn came true against what was said, in bins of equal size."""
+    figure = Figure(figsize=(4.5, 4))
+    axes = figure.subplots()
+    parts = [part for part in np.array_split(np.argsort(probability, kind="stable"), bins) if len(part)]
+    said = [float(probability[part].mean()) for part in parts]
+    came = [float(labels[part].mean()) for part in parts]
+    top = max(*said, *came, 0.05) * 1.05
+    axes.plot([0, top], [0, top], color=_GREY, linestyle=":")
+    axes.plot(said, came, marker="o", color=_BLUE)
+    axes.set(xlabel="probability said", ylabel="share that churned", title=f"reliability, {title}")
+    return figure
+
+
+def importance(names: list[str], means: Array, deviations: Array, title: str) -> Figure:
+    """Permutation importance, largest on top."""
+    order = np.argsort(means)
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(names)))
+    axes = figure.subplots()
+    axes.barh([names[i] for i in order], means[order], xerr=deviations[order], color=_BLUE)
+    axes.set(xlabel="loss of ROC AUC when the column is shuffled", title=title)
+    return figure
+
+
+def histogram(probability: Array, threshold: float, title: str) -> Figure:
+    """The distribution of scores, with the threshold."""
+    figure = Figure(figsize=(6, 3.2))
+    axes = figure.subplots()
+    axes.hist(probability, bins=40, range=(0, 1), color=_BLUE)
+    axes.axvline(threshold, color=_ORANGE, linestyle="--")
+    axes.set(xlabel="churn probability", ylabel="customers", title=title)
+    return figure
+
+
+def drift(columns: list[str], ratios: list[float], title: str) -> Figure:
+    """Each column's distance as a multiple of its threshold."""
+    order = np.argsort(ratios)
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(columns)))
+    axes = figure.subplots()
+    colours = [_ORANGE if ratios[i] > 1 else _BLUE for i in order]
+    axes.barh([columns[i] for i in order], [ratios[i] for i in order], color=colours)
+    axes.axvline(1, color=_GREY, linestyle="--")
+    axes.set(xlabel="distance / threshold", title=title)
+    return figure
+
+
+def performance(windows: list[str], live: list[float], promised: list[float]) -> Figure:
+    """Live ROC AUC by window, against what the model showed when it was promoted."""
+    figure = Figure(figsize=(7, 3.2))
+    axes = figure.subplots()
+    axes.plot(windows, live, marker="o", color=_BLUE, label="live")
+    axes.plot(windows, promised, color=_GREY, linestyle="--", label="when promoted")
+    axes.set(ylabel="ROC AUC", title="performance on labels as they matured")
+    axes.legend()
+    axes.tick_params(axis="x", rotation=30)
+    return figure

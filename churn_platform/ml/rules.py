@@ -1,0 +1,103 @@
+"""The rules that a contract makes, one home for their three forms: SQL, words, and Great Expectations.
+
+A row rule is an SQL predicate that is true for a good row; what breaks one goes to quarantine with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from churn_platform.engine import identifier, literal
+
+if TYPE_CHECKING:
+    from churn_platform.contract import Column, Contract, Table
+
+ISSUES = "_issues"  # what went wrong with a row while it was given its types; NULL for a good one
+REASON = "_reason"  # why a row is in quarantine
+
+
+@dataclass(frozen=True)
+class RowRule:
+    """One rule for the rows of a table."""
+
+    name: str
+    column: str
+    good: str  # SQL, true for a good row
+    reason: str  # in words, for whoever reads the quarantine
+    expectation: str  # the Great Expectations type
+    arguments: dict[str, Any]
+
+
+def column_rules(name: str, column: Column, value: str | None = None) -> list[RowRule]:
+    """The rules of one column; `value` is SQL for it, when it is not simply the column."""
+    value = value or identifier(name)
+    rules = []
+    if not column.nullable:
+        rules.append(
+            RowRule(
+                f"{name}_is_not_null",
+                name,
+                f"{value} IS NOT NULL",
+                f"{name} is missing",
+                "expect_column_values_to_not_be_null",
+                {"column": name},
+            )
+        )
+    if column.min is not None or column.max is not None:
+        bounds, words = [], []
+        if column.min is not None:
+            bounds.append(f"{value} >= {literal(column.min)}")
+            words.append(f"below {column.min}")
+        if column.max is not None:
+            bounds.append(f"{value} <= {literal(column.max)}")
+            words.append(f"above {column.max}")
+        rules.append(
+            RowRule(
+                f"{name}_is_in_range",
+                name,
+                f"({value} IS NULL OR ({' AND '.join(bounds)}))",
+                f"{name} is {' or '.join(words)}",
+                "expect_column_values_to_be_between",
+                {"column": name, "min_value": column.min, "max_value": column.max},
+            )
+        )
+    if column.allowed is not None:
+        listed = ", ".join(literal(choice) for choice in column.allowed)
+        rules.append(
+            RowRule(
+                f"{name}_is_an_allowed_value",
+                name,
+                f"({value} IS NULL OR {value} IN ({listed}))",
+                f"{name} is not one of the allowed values",
+                "expect_column_values_to_be_in_set",
+                {"column": name, "value_set": column.allowed},
+            )
+        )
+    if column.pattern is not None:
+        rules.append(
+            RowRule(
+                f"{name}_matches_its_pattern",
+                name,
+                f"({value} IS NULL OR regexp_full_match({value}, {literal(column.pattern)}))",
+                f"{name} does not match its pattern",
+                "expect_column_values_to_match_regex",
+                {"column": name, "regex": rf"\A(?:{column.pattern})\Z"},
+            )
+        )
+    return rules
+
+
+def row_rules(table: Table) -> list[RowRule]:
+    """The rules that are judged on stored rows: those of columns whose values are stored as they came."""
+    return [rule for name, column in table.kept.items() if column.pii == "keep" for rule in column_rules(name, column)]
+
+
+def key_of(contract: Contract, table_name: str) -> list[str]:
+    """The columns that together may appear once only, or nothing."""
+    table = contract.tables.items()[table_name]
+    if table.unique:
+        return list(table.unique)
+    if table_name in ("customers", "snapshots"):
+        return [table.customer, *([table.time_column] if table.time_column else [])]
+    return []

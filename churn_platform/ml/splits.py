@@ -1,0 +1,101 @@
+"""Splitting labelled rows by time: train, then validation, then a test window that is newest of all.
+
+The embargo: a row may be trained on only if its label was known when the first validation row was observed, and
+likewise between validation and test. Rows in between are left out, and counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from churn_platform.contract import MATURED_AT, SNAPSHOT_TIME
+
+if TYPE_CHECKING:
+    from churn_platform.contract import Contract
+
+
+class NotEnoughDataError(RuntimeError):
+    """There are too few labelled rows to train and judge a model honestly."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Labelled rows in three parts that share no label horizon. `by` says how: time, or customer."""
+
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+    by: str
+    left_out: int  # rows under the embargo
+
+    def describe(self) -> dict[str, str | int]:
+        """What went where, for a run's parameters."""
+        found: dict[str, str | int] = {"split_by": self.by, "rows_left_out_by_embargo": self.left_out}
+        for name in ("train", "validation", "test"):
+            part: pd.DataFrame = getattr(self, name)
+            found[f"{name}_rows"] = len(part)
+            found[f"{name}_first"] = str(part[SNAPSHOT_TIME].min())
+            found[f"{name}_last"] = str(part[SNAPSHOT_TIME].max())
+        return found
+
+
+def window_keys(contract: Contract, times: pd.Series[pd.Timestamp]) -> pd.Series[str]:
+    """The local period in which each observation lies: observations of one period are never split up."""
+    local = times.dt.tz_convert(contract.time.timezone).dt.tz_localize(None)
+    period = {"monthly": "M", "weekly": "W", "daily": "D"}[contract.time.cadence]
+    return local.dt.to_period(period).astype(str)
+
+
+def split(contract: Contract, rows: pd.DataFrame) -> Splits:
+    """Divide labelled rows.
+
+    Args:
+        rows: with `snapshot_time`, `label_matured_at` and the customer's key.
+
+    Raises:
+        NotEnoughDataError: there are not enough labelled windows, or customers.
+    """
+    keys = window_keys(contract, rows[SNAPSHOT_TIME])
+    names = sorted(keys.unique())
+    spec = contract.model
+    if len(names) == 1 and contract.snapshots is not None:
+        return _by_customer(contract, rows)
+    if len(names) < spec.min_windows:
+        raise NotEnoughDataError(
+            f"labels of {len(names)} windows are mature, model.min_windows asks for {spec.min_windows}. "
+            "Wait for more windows to be labelled, or lower it."
+        )
+    test_names = names[-spec.test_windows :]
+    validation_names = names[-spec.test_windows - spec.validation_windows : -spec.test_windows]
+    train_names = names[: -spec.test_windows - spec.validation_windows]
+    if spec.train_windows is not None:
+        train_names = train_names[-spec.train_windows :]
+    test = rows[keys.isin(test_names)]
+    validation = rows[keys.isin(validation_names) & (rows[MATURED_AT] <= test[SNAPSHOT_TIME].min())]
+    if validation.empty:
+        raise NotEnoughDataError(
+            "every label of the validation windows matures after the test window begins, so none may be used. "
+            "The label's horizon is longer than validation_windows: raise it (model.validation_windows)."
+        )
+    train = rows[keys.isin(train_names) & (rows[MATURED_AT] <= validation[SNAPSHOT_TIME].min())]
+    if train.empty:
+        raise NotEnoughDataError(
+            "no label was mature before the validation window began, so there is nothing to train on. "
+            "Wait for more windows: the label's horizon has to fit between training and validation."
+        )
+    chosen = keys.isin([*train_names, *validation_names, *test_names]).sum()
+    return Splits(train, validation, test, "time", int(chosen) - len(train) - len(validation) - len(test))
+
+
+def _by_customer(contract: Contract, rows: pd.DataFrame) -> Splits:
+    """A table without time can only be split by customer: 60 / 20 / 20 %, by a hash of the key, the same always."""
+    hashed = pd.util.hash_pandas_object(rows[contract.customer.name].astype(str), index=False).to_numpy()
+    place = hashed.astype("uint64") % np.uint64(100)
+    parts = [rows[place < 60], rows[(place >= 60) & (place < 80)], rows[place >= 80]]
+    if min(map(len, parts)) == 0:
+        raise NotEnoughDataError(f"{len(rows)} labelled customers are too few to split into three parts.")
+    return Splits(*parts, by="customer", left_out=0)

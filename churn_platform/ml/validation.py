@@ -1,0 +1,152 @@
+"""Validation: which rows are good, which go to quarantine and why, and whether the window as a whole may pass.
+
+The split runs in SQL on any number of rows. Great Expectations judges the same rules, from the same home
+(`ml.rules`), on the incoming rows and gives the report that people read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from churn_platform.engine import identifier, literal
+from churn_platform.sources.base import ORIGIN
+from churn_platform.ml.rules import ISSUES, REASON, RowRule, key_of, row_rules
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+    from churn_platform.contract import Contract
+    from churn_platform.ml.expectations import Verdict
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one property of a window's rows."""
+
+    name: str
+    passed: bool
+    words: str
+    remedy: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A window's rows, divided. `good` and `quarantined` are relations; `reasons` counts rows by reason."""
+
+    good: duckdb.DuckDBPyRelation
+    quarantined: duckdb.DuckDBPyRelation
+    rows: int
+    bad: int
+    reasons: dict[str, int]
+
+
+def split(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, raw: str) -> Split:
+    """Divide the rows of the view `raw` into good rows and quarantined ones with their reasons.
+
+    Of rows that share a key that may appear once only, the first (in the order of all columns) is good; which of
+    them is true cannot be known, and the choice must be the same at every run.
+    """
+    table = contract.tables.items()[table_name]
+    reasons = [ISSUES]
+    reasons += [f"CASE WHEN NOT ({rule.good}) AND {_unexplained(rule)} THEN {literal(rule.reason)} END" for rule in row_rules(table)]
+    if table.time_column is not None:
+        reasons.append(_outside(contract, table.time_column))
+    label = contract.snapshots.label if contract.snapshots is not None else None
+    if label is not None and label.negative is not None:
+        column = f"CAST({identifier(label.column)} AS VARCHAR)"
+        listed = ", ".join(literal(_as_text(value)) for value in (label.positive, label.negative))
+        reasons.append(f"CASE WHEN {column} NOT IN ({listed}) THEN {literal(label.column + ' is neither label')} END")
+    key = key_of(contract, table_name)
+    if key:
+        by, order = ", ".join(map(identifier, key)), ", ".join(map(identifier, table.kept))
+        words = literal(f"duplicate of another row with the same {', '.join(key)}")
+        whole = " AND ".join(f"{identifier(column)} IS NOT NULL" for column in key)
+        reasons.append(
+            f"CASE WHEN {whole} AND row_number() OVER (PARTITION BY {by} ORDER BY {order}) > 1 THEN {words} END"
+        )
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE _judged AS SELECT *, nullif(concat_ws('; ', {', '.join(reasons)}), '') "
+        f"AS {REASON} FROM {identifier(raw)}"
+    )
+    columns = ", ".join([*map(identifier, table.kept)])
+    counted = con.execute(
+        f"SELECT regexp_replace(reason, chr(39) || '.*' || chr(39), 'a value'), count(*) FROM "
+        f"(SELECT unnest(string_split({REASON}, '; ')) AS reason FROM _judged WHERE {REASON} IS NOT NULL) "
+        "GROUP BY 1 ORDER BY 2 DESC, 1"
+    ).fetchall()
+    rows, bad = con.execute(f"SELECT count(*), count({REASON}) FROM _judged").fetchall()[0]
+    return Split(
+        good=con.sql(f"SELECT {columns} FROM _judged WHERE {REASON} IS NULL"),
+        quarantined=con.sql(f"SELECT {columns}, {ORIGIN}, {REASON} FROM _judged WHERE {REASON} IS NOT NULL"),
+        rows=rows,
+        bad=bad,
+        reasons=dict(counted),
+    )
+
+
+def _unexplained(rule: RowRule) -> str:
+    """A value that has the wrong type is NULL by now; that it is 'missing' as well would only confuse."""
+    return f"({ISSUES} IS NULL OR NOT contains({ISSUES}, {literal(rule.column + ': ')}))"
+
+
+def _outside(contract: Contract, column: str) -> str:
+    value = identifier(column)
+    late = f"{value} > now() + INTERVAL 1 DAY"
+    if contract.time.end is not None:
+        late += f" OR {value} >= TIMESTAMPTZ {literal(f'{contract.time.end} 00:00:00 {contract.time.timezone}')}"
+    early = f"{value} < TIMESTAMPTZ {literal(f'{contract.time.start} 00:00:00 {contract.time.timezone}')}"
+    words = literal(f"{column} lies outside the history that the contract describes")
+    return f"CASE WHEN {early} OR {late} THEN {words} END"
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def table_findings(contract: Contract, table_name: str, divided: Split) -> list[Finding]:
+    """The verdicts on the window as a whole; each of them refuses it when it fails."""
+    table = contract.tables.items()[table_name]
+    good = divided.rows - divided.bad
+    share = divided.bad / divided.rows if divided.rows else 0.0
+    worst = "; ".join(f"{count:,} x {reason}" for reason, count in list(divided.reasons.items())[:5])
+    return [
+        Finding(
+            "has_enough_rows",
+            good >= table.min_rows,
+            f"{good:,} good rows, at least {table.min_rows:,} are needed",
+            "Check that the export of this window is whole. If so few rows are right, lower "
+            f"tables.{table_name}.min_rows in contract.yaml.",
+            {"good_rows": good, "min_rows": table.min_rows},
+        ),
+        Finding(
+            "bad_rows_are_few",
+            share <= table.max_quarantined,
+            f"{divided.bad:,} of {divided.rows:,} rows ({share:.2%}) are bad, at most {table.max_quarantined:.2%} may be"
+            + (f": {worst}" if worst else ""),
+            "Look at the reasons in the quarantine table and correct the source, or the rules under "
+            f"tables.{table_name} in contract.yaml; then materialize the raw table of this window again.",
+            {"bad_rows": divided.bad, "share": share, **({"worst": worst} if worst else {})},
+        ),
+    ]
+
+
+def suite_finding(table_name: str, verdict: Verdict) -> Finding:
+    """Great Expectations' verdict as one finding."""
+    return Finding(
+        "great_expectations_suite_passes",
+        verdict.passed,
+        f"{len(verdict.results)} expectations on {verdict.rows:,} rows"
+        + ("" if verdict.passed else f"; failed: {verdict.failures}"),
+        "Correct the source and materialize the raw table of this window again, or correct what "
+        f"tables.{table_name} in contract.yaml expects.",
+    )
+
+
+def sample(con: duckdb.DuckDBPyConnection, view: str, columns: list[str], rows: int, seed: int = 7) -> pd.DataFrame:
+    """At most `rows` rows of a view as a frame, the same at every run."""
+    count = con.execute(f"SELECT count(*) FROM {identifier(view)}").fetchall()[0][0]
+    method = "" if count <= rows else f" USING SAMPLE reservoir({rows} ROWS) REPEATABLE ({seed})"
+    return con.sql(f"SELECT {', '.join(map(identifier, columns))} FROM {identifier(view)}{method}").df()

@@ -1,0 +1,1 @@
+"""What assets talk to: tables, the feature store, experiment tracking. Plain classes, made from the settings."""

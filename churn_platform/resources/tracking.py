@@ -1,0 +1,265 @@
+"""Experiment tracking and the model registry: MLflow, with the platform's own conventions.
+
+One registered model per contract. Its aliases say what a version is: `challenger` (the newest candidate) and
+`champion` (what is served). A version's tags carry what is needed to serve it, and the gates' verdicts: promotion
+reads them, so that a model whose gates did not all pass for that very version cannot be promoted by any route.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version as installed
+from typing import TYPE_CHECKING, Any
+
+from churn_platform.ml.models import TRUSTED_TYPES, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+    from sklearn.pipeline import Pipeline
+
+    from churn_platform.contract import Contract
+    from churn_platform.settings import Settings
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+_GATE = "gate."
+
+
+class RegistryError(RuntimeError):
+    """The registry holds no such model, or one that must not be used."""
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version of the model, loaded and ready to answer."""
+
+    version: str
+    run_id: str
+    pipeline: Any
+    features: list[str]
+    threshold: float
+    tags: dict[str, str]
+
+
+class Tracking:
+    """MLflow, as the platform uses it."""
+
+    def __init__(self, contract: Contract, settings: Settings) -> None:
+        self.contract = contract
+        self.settings = settings
+        self.model_name = f"{contract.name}_churn"
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        import mlflow
+
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.settings.tracking_uri)
+        # Several processes that migrate a fresh SQLite database at once break it: one at a time.
+        with (self.settings.home / "mlflow.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            client = mlflow.MlflowClient(self.settings.tracking_uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The contract's experiment; made when it is first asked for, by whichever process is first."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(self.contract.name)
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(self.client.create_experiment(self.contract.name, artifact_location=self.settings.artifacts))
+        except MlflowException:
+            found = self.client.get_experiment_by_name(self.contract.name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    @contextmanager
+    def run(self, name: str, key: str) -> Iterator[str]:
+        """A run that belongs to one Dagster run; a retry goes on in it. Its status says how the block ended.
+
+        Args:
+            name: what to call the run.
+            key: the Dagster run's root id.
+        """
+        import mlflow
+
+        found = self.client.search_runs([self.experiment_id], f"tags.`dagster.run_id` = '{key}'", max_results=1)
+        run_id = found[0].info.run_id if found else None
+        tags = {"dagster.run_id": key, "contract": self.contract.fingerprint}
+        with mlflow.start_run(
+            run_id=run_id, experiment_id=None if run_id else self.experiment_id, run_name=name, tags=tags
+        ) as active:
+            yield str(active.info.run_id)
+
+    def log_model(
+        self, pipeline: Pipeline, inputs: pd.DataFrame, folder: Path, tags: dict[str, str]
+    ) -> ModelVersion:
+        """Log a fitted pipeline into the active run, register it and make it the challenger.
+
+        Args:
+            inputs: rows that the model was fitted on, for signature and example; at most 50 are looked at.
+            folder: plots and reports to keep with the run.
+            tags: what to know of the version.
+
+        Raises:
+            ModelError: the pipeline is made of types that are not on the allow-list.
+        """
+        import mlflow
+        import skops.io
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import infer_signature
+
+        unknown = set(skops.io.get_untrusted_types(data=skops.io.dumps(pipeline))) - set(TRUSTED_TYPES)
+        if unknown:
+            raise ModelError(
+                f"the model holds types that the platform does not trust: {', '.join(sorted(unknown))}. "
+                "If they belong there, add them to TRUSTED_TYPES in churn_platform/ml/models.py."
+            )
+        example = inputs.head(50)
+        info = mlflow.sklearn.log_model(
+            pipeline,
+            name="model",
+            signature=infer_signature(example, pipeline.predict_proba(example)),
+            input_example=example.head(3),
+            pip_requirements=[f"{name}=={installed(name)}" for name in ("scikit-learn", "pandas", "numpy", "skops")],
+            pyfunc_predict_fn="predict_proba",
+            skops_trusted_types=TRUSTED_TYPES,
+        )
+        mlflow.log_artifacts(str(folder))
+        try:
+            self.client.create_registered_model(self.model_name, description=f"Churn model of {self.contract.name}")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        run = mlflow.active_run()
+        version = self.client.create_model_version(
+            self.model_name,
+            source=info.model_uri,
+            run_id=run.info.run_id if run else None,
+            tags={
+                **tags,
+                "features": json.dumps(self.contract.feature_names),
+                "features_version": str(self.contract.features.version),
+                "threshold": str(self.contract.model.threshold),
+                "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+            model_id=info.model_id,
+        )
+        self.client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
+        return version
+
+    # -- reading the registry
+
+    def version_of(self, alias: str) -> ModelVersion | None:
+        """The version that carries an alias, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_model_version_by_alias(self.model_name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def version(self, version: str) -> ModelVersion:
+        """A version by its number. Raises RegistryError where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_model_version(self.model_name, version)
+        except MlflowException as error:
+            raise RegistryError(f"{self.model_name} has no version {version}: {error.message}") from None
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions of the model."""
+        return list(self.client.search_model_versions(f"name = '{self.model_name}'"))
+
+    def artifact(self, run_id: str, name: str) -> str:
+        """The local path of a file that was kept with a run."""
+        import mlflow
+
+        return str(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=self.settings.tracking_uri))
+
+    def load(self, version: ModelVersion) -> RegisteredModel:
+        """Load a version.
+
+        Raises:
+            RegistryError: it expects other features than the contract describes.
+        """
+        import mlflow
+
+        model = mlflow.sklearn.load_model(f"models:/{self.model_name}/{version.version}")
+        features = json.loads(version.tags["features"])
+        if features != self.contract.feature_names:
+            changed = sorted(set(features) ^ set(self.contract.feature_names)) or ["their order"]
+            raise RegistryError(
+                f"version {version.version} of {self.model_name} was trained on other features than the contract "
+                f"describes (different: {', '.join(changed)}). Train a new model, or bring the contract back."
+            )
+        return RegisteredModel(
+            version=str(version.version),
+            run_id=str(version.run_id),
+            pipeline=model,
+            features=features,
+            threshold=float(version.tags["threshold"]),
+            tags=dict(version.tags),
+        )
+
+    def champion(self) -> RegisteredModel:
+        """The champion, loaded. Raises RegistryError where there is none."""
+        version = self.version_of(CHAMPION)
+        if version is None:
+            raise RegistryError(
+                f"{self.model_name} has no champion yet: launch the job `retrain`; if its gates pass, it makes one."
+            )
+        return self.load(version)
+
+    def has_signature(self, version: ModelVersion) -> bool:
+        """Whether the stored model says what it takes and what it answers."""
+        from mlflow.models import get_model_info
+
+        signature = get_model_info(f"models:/{self.model_name}/{version.version}").signature
+        return signature is not None and signature.inputs is not None and signature.outputs is not None
+
+    # -- gates and promotion
+
+    def record_gate(self, version: str, gate: str, passed: bool, words: str) -> None:
+        """Keep a gate's verdict with the version that it is about."""
+        verdict = json.dumps({"passed": passed, "words": words})
+        self.client.set_model_version_tag(self.model_name, version, _GATE + gate, verdict)
+
+    def verdicts(self, version: ModelVersion) -> dict[str, bool]:
+        """The recorded verdicts on a version, by gate."""
+        return {
+            key.removeprefix(_GATE): bool(json.loads(value)["passed"])
+            for key, value in version.tags.items()
+            if key.startswith(_GATE)
+        }
+
+    def promote(self, version: str, gates: list[str]) -> None:
+        """Make a version the champion: one atomic change of the alias.
+
+        Raises:
+            RegistryError: not every gate has passed for this version.
+        """
+        verdicts = self.verdicts(self.version(version))
+        failed = [gate for gate in gates if not verdicts.get(gate, False)]
+        if failed:
+            reasons = ", ".join(f"{gate} ({'failed' if gate in verdicts else 'was not judged'})" for gate in failed)
+            raise RegistryError(f"version {version} may not be champion: {reasons}. The champion stays as it is.")
+        self.client.set_registered_model_alias(self.model_name, CHAMPION, version)

@@ -1,0 +1,129 @@
+"""The environment that the platform runs in, read once from `CHURN_*` variables and typed.
+
+On a laptop nothing has to be set: SQLite, DuckDB and local files live under `CHURN_HOME`. In staging and production
+the same code talks to servers; what must be set there and is not is reported in one error, not one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from contextlib import suppress
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from churn_platform.contract import Contract
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(ValueError):
+    """The environment variables do not add up; the message lists all of them that are wrong."""
+
+
+class Settings(BaseSettings):
+    """Where things are. Every field is the environment variable CHURN_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="CHURN_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    environment: Literal["local", "staging", "production"] = "local"
+    home: Path = Field(PROJECT / ".churn", description="where the embedded stores and the logs live")
+    contract: Path = PROJECT / "contract.yaml"
+    warehouse: str | None = Field(None, description="tables: a folder or s3://bucket/prefix; default in home")
+    mlflow_tracking_uri: str | None = None
+    mlflow_artifacts: str | None = None
+    feast_registry: str | None = Field(None, description="SQLAlchemy URL of Feast's registry")
+    redis: str | None = Field(None, description="host:port of the online store; without it SQLite serves")
+    pii_key: SecretStr | None = Field(
+        None, min_length=16, description="the secret of the keyed hash that hides personal data"
+    )
+    memory_limit: str = Field(
+        "4GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="what DuckDB may use before it spills to disk"
+    )
+    dagster_port: int = Field(3000, ge=1, le=65535)
+    serving_port: int = Field(8080, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _servers_where_they_are_needed(self) -> Settings:
+        if self.environment != "local":
+            needed = ("warehouse", "mlflow_tracking_uri", "feast_registry", "redis", "pii_key")
+            missing = [f"CHURN_{name.upper()}" for name in needed if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"CHURN_ENVIRONMENT={self.environment} also needs: {', '.join(missing)}.")
+        return self
+
+    # -- where each store is, whatever was set
+
+    @property
+    def tables(self) -> str:
+        return self.warehouse or str(self.home / "warehouse")
+
+    @property
+    def landing(self) -> Path:
+        return self.home / "landing"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> str:
+        return self.mlflow_artifacts or str(self.home / "mlflow")
+
+    @property
+    def registry(self) -> str:
+        return self.feast_registry or f"sqlite:///{self.home / 'feast_registry.db'}"
+
+    @cached_property
+    def key(self) -> bytes:
+        """The key of the keyed hash. On a laptop it is made once and kept in `home`, readable by its owner only."""
+        if self.pii_key is not None:
+            return self.pii_key.get_secret_value().encode()
+        path = self.home / "pii_key"
+        if not path.exists():
+            self.home.mkdir(parents=True, exist_ok=True)
+            # readable by its owner only; and its name is nobody else's, not even that of a killed process's leftover
+            with tempfile.NamedTemporaryFile("w", dir=self.home, prefix="pii_key.") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
+                with suppress(FileExistsError):  # another process was quicker: its key is everybody's
+                    os.link(file.name, path)
+        return path.read_text().strip().encode()
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: a variable is wrong or missing; all of them are listed.
+    """
+    try:
+        found = Settings()
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    return found.model_copy(update={"home": found.home.resolve(), "contract": found.contract.resolve()})
+
+
+def _explain(error: ValidationError) -> str:
+    def line(details: Any) -> str:
+        name = ".".join(f"CHURN_{str(part).upper()}" for part in details["loc"])
+        message = details["msg"].removeprefix("Value error, ")
+        return f"  {name}: {message}" if name else f"  {message}"
+
+    return "the environment is not usable:\n" + "\n".join(line(details) for details in error.errors())
+
+
+@lru_cache
+def contract() -> Contract:
+    """The contract that this process works by. Raises ContractError."""
+    from churn_platform import contract as module
+
+    return module.load(settings().contract)
