@@ -1,7 +1,7 @@
 """The churn platform: a Dagster code location that trains, gates, serves and watches a churn model.
 
 Every library we build on reports usage home by default. Here, before any of them is imported, that is switched
-off; `setdefault` leaves the last word to whoever runs the platform.
+off, and so are progress bars that would fill the logs of runs; `setdefault` leaves the last word to whoever runs it.
 """
 
 import os
@@ -13,5 +13,6 @@ for _switch, _off in {
     "BENTOML_DO_NOT_TRACK": "True",
     "FEAST_USAGE": "False",
     "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }.items():
     os.environ.setdefault(_switch, _off)

@@ -123,7 +123,9 @@ class Column(_Strict):
         return self.type in ("integer", "float")
 
 
-class _Table(_Strict):
+class Table(_Strict):
+    """What every table has, whatever it holds."""
+
     columns: dict[str, Column] = Field(min_length=1)
     customer: str = Field(description="the column that names the customer")
     path: str | None = Field(None, description="for `files`: a file or a glob, local or s3://")
@@ -148,7 +150,7 @@ class _Table(_Strict):
         return {name: column for name, column in self.columns.items() if column.pii != "drop"}
 
 
-class Transactions(_Table):
+class Transactions(Table):
     """One row a purchase, or a line of one; `order` names what holds the lines of a purchase together."""
 
     time: str
@@ -156,13 +158,13 @@ class Transactions(_Table):
     order: str | None = None
 
 
-class Contacts(_Table):
+class Contacts(Table):
     """One row each time that a customer was contacted: campaigns, offers, calls."""
 
     time: str
 
 
-class Customers(_Table):
+class Customers(Table):
     """What is known of a customer. With `time`, a row holds from then on; without, each window lands them all."""
 
     time: str | None = None
@@ -177,7 +179,7 @@ class SnapshotLabel(_Strict):
     matures_after_days: int = Field(0, ge=0, description="days from a row's time until its label may be known")
 
 
-class Snapshots(_Table):
+class Snapshots(Table):
     """One wide row per customer and date, features and label together."""
 
     time: str | None = None
@@ -191,13 +193,10 @@ class Tables(_Strict):
     contacts: Contacts | None = None
     snapshots: Snapshots | None = None
 
-    def items(self) -> dict[str, _Table]:
+    def items(self) -> dict[str, Table]:
         """Name to table, of those that the contract describes."""
         named = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: table for name, table in named.items() if table is not None}
-
-
-Table = Transactions | Customers | Contacts | Snapshots
 
 
 # ------------------------------------------------------------------------------------- features, label, decisions
@@ -215,7 +214,7 @@ class FeatureKind:
 
 
 class Kind(StrEnum):
-    count = "count"
+    count = "count"  # type: ignore[assignment]  # a text has a method of this name
     sum = "sum"
     mean = "mean"
     max = "max"
@@ -339,7 +338,9 @@ class Customer(_Strict):
 
 
 class Serving(_Strict):
-    customer_field: str = Field("user_id", description="what requests and responses call the customer")
+    customer_field: str = Field(
+        "user_id", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="what requests and responses call the customer"
+    )
 
 
 class Contract(_Strict):
@@ -550,7 +551,7 @@ def _impossible_values(node: yaml.Node | None, path: tuple[str | int, ...]) -> l
         ]
     if isinstance(node, yaml.ScalarNode):
         try:
-            yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+            yaml.SafeLoader("").construct_object(node)
         except yaml.YAMLError:
             return []  # reported by the reader, with its place
         except (ValueError, OverflowError, AttributeError, KeyError, TypeError, IndexError) as error:
@@ -745,7 +746,7 @@ class _Contradictions:
                     self.say(path, f"the {role} cannot be hashed: nothing could be computed of it.", "Remove `pii`.")
             self._columns(table, at)
 
-    def _role(self, table: _Table, path: tuple[str | int, ...], column: str) -> None:
+    def _role(self, table: Table, path: tuple[str | int, ...], column: str) -> None:
         if column not in table.columns:
             near = difflib.get_close_matches(column, list(table.columns), n=1)
             remedy = f"Did you mean `{near[0]}`?" if near else f"Known columns: {', '.join(table.columns)}."
@@ -761,7 +762,7 @@ class _Contradictions:
             if first != name:
                 self.say((*at, name), f"it differs from {first!r} only in upper and lower case.", "Rename one of them.")
 
-    def _columns(self, table: _Table, at: tuple[str | int, ...]) -> None:
+    def _columns(self, table: Table, at: tuple[str | int, ...]) -> None:
         self._same_but_for_case(table.columns, (*at, "columns"))
         for name, column in table.columns.items():
             path = (*at, "columns", name)
@@ -986,6 +987,12 @@ class _Contradictions:
         if retraining.drifted_windows > retraining.of_last:
             what = f"{retraining.drifted_windows} of the last {retraining.of_last} windows can never be."
             self.say(("retraining", "drifted_windows"), what, "Lower it, or raise of_last.")
+
+    def check_serving(self) -> None:
+        field = self.contract.serving.customer_field
+        if field in (PROBABILITY, PREDICTION, MODEL_VERSION, "features", "feature_timestamp"):
+            remedy = "Use another name, such as user_id."
+            self.say(("serving", "customer_field"), f"{field!r} is another field of the response.", remedy)
 
     def check_owner(self) -> None:
         owner = self.contract.owner

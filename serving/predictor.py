@@ -230,9 +230,9 @@ class Predictor:
             goes_on = f"version {old.version} goes on serving" if old else "nothing is served"
             raise RuntimeError(f"the champion, version {wanted[0]}, cannot be loaded; {goes_on}: {error}") from error
         self.champion, self._failed = new, None
-        log.info("version %s is the champion and serves from now on", new.version)
         if self._on_champion is not None:
             self._on_champion(new, old)
+        log.info("version %s is the champion and serves from now on", new.version)
         return ""
 
     def _say(self, about: str, problem: str) -> None:

@@ -71,7 +71,7 @@ class ChurnService:
         self.predictor = Predictor(
             contract(),
             tracking=Tracking(contract(), settings()),
-            connect=lambda: FeatureStore(contract(), settings()),
+            connect=lambda: FeatureStore(contract(), settings(), offline=False),
             key=settings().key if is_hashed(contract()) else None,
             on_champion=metrics.champion_changed,
         )

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +41,12 @@ def history(contract: Contract) -> dg.TimeWindowPartitionMapping:
         label = contract.label
         days = max(days, label.active_within_days + label.lead_days + label.horizon_days)
     length = {"daily": 1, "weekly": 7, "monthly": 28}[contract.time.cadence]
-    return dg.TimeWindowPartitionMapping(
-        start_offset=-(-(-days // length)), end_offset=0, allow_nonexistent_upstream_partitions=True
-    )
+    with warnings.catch_warnings():
+        # beta in Dagster; without it the first windows, which have fewer before them, could not be materialized
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.TimeWindowPartitionMapping(
+            start_offset=-(-(-days // length)), end_offset=0, allow_nonexistent_upstream_partitions=True
+        )
 
 
 def needed_history(contract: Contract, key: str, there: list[str], table: str) -> list[str]:

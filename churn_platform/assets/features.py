@@ -1,7 +1,10 @@
 """Customer features: computed once per window, offline in a table and online in the feature store."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 import pandas as pd
+import pyarrow as pa
 
 from churn_platform.assets.common import WRITES, column_schema, feature_columns, history, needed_history, partitions
 from churn_platform.contract import FEATURE_KINDS, Contract, Kind
@@ -10,6 +13,8 @@ from churn_platform.ml import features
 from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import TableStore
 from churn_platform.windows import window
+
+LOG = "feature_store_log"  # which windows the feature store has taken in
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
@@ -115,7 +120,11 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
             # A snapshots table has its own times within the window; a transactions contract has one, at its end.
             store.materialize_between(chosen.start, chosen.end)
         else:
-            context.log.info("window %s is older than %s, which is online: only definitions applied", chosen.key, newest)
+            context.log.info(
+                "window %s is older than %s, which is online: only definitions applied", chosen.key, newest
+            )
+        entry = {"online": online, "feast_objects": ", ".join(applied), "at": datetime.now(UTC)}
+        tables.write(LOG, pa.Table.from_pylist([entry]), chosen.key)  # last: says that the window is done
         return dg.MaterializeResult(
             metadata={"feast_objects": applied, "online": online, "newest_window": newest},
         )

@@ -16,6 +16,26 @@ from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import RegistryError, Tracking
 from churn_platform.settings import Settings
 
+_DRIFT_SCHEMA = pa.schema(
+    [
+        ("column", pa.string()),
+        ("method", pa.string()),
+        ("score", pa.float64()),
+        ("threshold", pa.float64()),
+        ("watched", pa.bool_()),
+        ("drifted", pa.bool_()),
+        (MODEL_VERSION, pa.string()),
+    ]
+)
+_PERFORMANCE_SCHEMA = pa.schema(
+    [
+        (MODEL_VERSION, pa.string()),
+        (SNAPSHOT_TIME, pa.timestamp("us", "UTC")),
+        ("rows", pa.int64()),
+        *((name, pa.float64()) for name in ("churn_rate", "promised_roc_auc", *metrics.NAMES)),
+    ]
+)
+
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
     """The drift report and the model's live performance."""
@@ -53,10 +73,15 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
             scored_by = con.execute(f"SELECT min({MODEL_VERSION}) FROM churn_scores").fetchall()[0][0]
         try:
             champion = tracking.champion()
-            reference = tracking.artifact(champion.run_id, REFERENCE)
-            found = drift.compare(contract, pd.read_parquet(reference), current, page)
-        except (RegistryError, drift.DriftError) as error:
+        except RegistryError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
+        reference = pd.read_parquet(tracking.artifact(champion.run_id, REFERENCE))
+        try:
+            found = drift.compare(contract, reference, current, page)
+        except drift.DriftError as error:  # too few customers to speak of drift: an answer, not a fault
+            context.log.warning("%s", error)
+            tables.write("drift_report", _DRIFT_SCHEMA.empty_table(), key)
+            return dg.MaterializeResult(metadata={"drifted": False, "why": str(error)})
         rows = [
             {
                 "column": column.column,
@@ -69,7 +94,7 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
             }
             for column in found.columns
         ]
-        version = tables.write("drift_report", pa.Table.from_pylist(rows), key)
+        version = tables.write("drift_report", pa.Table.from_pylist(rows, schema=_DRIFT_SCHEMA), key)
         watched = [column for column in found.columns if column.watched]
         ratios = [column.score / column.threshold for column in watched]
         names = [column.column for column in watched]
@@ -138,10 +163,11 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
                 }
             )
         if not rows:
+            tables.write("model_performance", _PERFORMANCE_SCHEMA.empty_table(), key)
             return dg.MaterializeResult(
                 metadata={"measured": False, "why": "no score made before its label was known has a mature label yet"}
             )
-        table = pa.Table.from_pylist(rows).cast(_performance_schema(rows[0]))
+        table = pa.Table.from_pylist(rows, schema=_PERFORMANCE_SCHEMA)
         version = tables.write("model_performance", table, key)
         newest = rows[-1]
         with connection() as con:
@@ -169,8 +195,3 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
         )
 
     return model_performance
-
-
-def _performance_schema(row: dict[str, object]) -> pa.Schema:
-    kinds = {MODEL_VERSION: pa.string(), SNAPSHOT_TIME: pa.timestamp("us", "UTC"), "rows": pa.int64()}
-    return pa.schema([(name, kinds.get(name, pa.float64())) for name in row])

@@ -33,10 +33,9 @@ def _daily(contract: Contract) -> dg.ScheduleDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.RunRequest | dg.SkipReason:
-        found = window_request(contract, source, tables, tracking)
-        if isinstance(found, dg.SkipReason):
-            return found
-        (request,) = found.run_requests or []
+        request = window_request(contract, source, tables, tracking)
+        if isinstance(request, dg.SkipReason):
+            return request
         if request.job_name == PREPARE:
             return dg.SkipReason("there is no champion yet: the landing sensor prepares windows until there is one")
         day = context.scheduled_execution_time.date().isoformat()

@@ -25,7 +25,9 @@ def sensors(contract: Contract, jobs: Jobs) -> list[dg.SensorDefinition]:
 
 def _landing(contract: Contract, jobs: Jobs) -> dg.SensorDefinition:
     @dg.sensor(
-        jobs=[job for job in jobs if job.name in (CYCLE, PREPARE)],  # before there is a champion a window is only prepared
+        jobs=[
+            job for job in jobs if job.name in (CYCLE, PREPARE)
+        ],  # before there is a champion a window is only prepared
         name="landing_sensor",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -37,14 +39,26 @@ def _landing(contract: Contract, jobs: Jobs) -> dg.SensorDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.SensorResult | dg.SkipReason:
-        return window_request(contract, source, tables, tracking)
+        found = window_request(contract, source, tables, tracking)
+        if isinstance(found, dg.SkipReason):
+            return found
+        last = context.instance.get_runs(dg.RunsFilter(tags={WINDOW: str(found.partition_key)}), limit=1)
+        if last and last[0].job_name == found.job_name:
+            key, run = found.partition_key, last[0]
+            if not run.is_finished:
+                return dg.SkipReason(f"window {key} is being processed in run {run.run_id}")
+            return dg.SkipReason(
+                f"window {key} was not finished by run {run.run_id} ({run.status.value}); later windows wait for it. Look "
+                "at the run, mend the cause and re-execute it; the schedule daily_cycle tries again every morning."
+            )
+        return dg.SensorResult(run_requests=[found])
 
     return landing_sensor
 
 
 def window_request(
     contract: Contract, source: Source, tables: TableStore, tracking: Tracking
-) -> dg.SensorResult | dg.SkipReason:
+) -> dg.RunRequest | dg.SkipReason:
     """The run that the oldest due window asks for, or why there is none."""
     try:
         due = state.due(contract, source, tables)
@@ -54,13 +68,12 @@ def window_request(
         return dg.SkipReason("no window has landed that is not processed already")
     key = due[0].key
     job = CYCLE if tracking.version_of(CHAMPION) is not None else PREPARE
-    request = dg.RunRequest(
+    return dg.RunRequest(
         run_key=f"{key}:{job}",
         job_name=job,
         partition_key=key,
         tags={REASON: f"window {key} has landed", WINDOW: key},
     )
-    return dg.SensorResult(run_requests=[request])
 
 
 def _first_model(contract: Contract) -> dg.SensorDefinition:
@@ -99,7 +112,9 @@ def _drift(contract: Contract) -> dg.SensorDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.SensorResult | dg.SkipReason:
-        drifted = {key: bool(value) for key, value in state.verdicts(context.instance, "drift_report", "drifted").items()}
+        drifted = {
+            key: bool(value) for key, value in state.verdicts(context.instance, "drift_report", "drifted").items()
+        }
         return _judge(contract, context, tables, tracking, drifted=drifted, drops={})
 
     return drift_sensor
@@ -118,7 +133,9 @@ def _performance(contract: Contract) -> dg.SensorDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.SensorResult | dg.SkipReason:
-        drops = {key: float(value) for key, value in state.verdicts(context.instance, "model_performance", "drop").items()}
+        drops = {
+            key: float(value) for key, value in state.verdicts(context.instance, "model_performance", "drop").items()
+        }
         return _judge(contract, context, tables, tracking, drifted={}, drops=drops)
 
     return performance_sensor

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from churn_platform.assets.features import LOG as STORE_LOG
 from churn_platform.contract import Contract
 from churn_platform.engine import connection
 from churn_platform.resources.storage import TableStore
@@ -13,7 +14,10 @@ from churn_platform.windows import Window, windows
 
 
 def due(contract: Contract, source: Source, tables: TableStore) -> list[Window]:
-    """The windows whose data is complete at the source and that have no features yet, oldest first.
+    """The windows whose data is complete at the source and whose cycle is not, oldest first.
+
+    A cycle is complete when its last table is written, so a run that was killed half-way leaves its window due. The
+    windows before the first scores were only prepared, and are complete with that.
 
     Raises:
         SourceError: the source cannot be read.
@@ -22,8 +26,15 @@ def due(contract: Contract, source: Source, tables: TableStore) -> list[Window]:
         watermark = source.watermark(con)
     if watermark is None:
         return []
-    done = set(tables.windows("customer_features"))
-    return [window for window in windows(contract, watermark) if window.key not in done]
+    prepared = set(tables.windows(STORE_LOG)) & set(tables.windows("churn_labels"))
+    watched = set(tables.windows("drift_report")) & set(tables.windows("model_performance"))
+    first_scored = min(tables.windows("churn_scores"), default=None)
+    return [
+        window
+        for window in windows(contract, watermark)
+        if window.key not in prepared
+        or (first_scored is not None and window.key >= first_scored and window.key not in watched)
+    ]
 
 
 def verdicts(instance: dg.DagsterInstance, asset: str, metadata: str) -> dict[str, bool | float]:

@@ -45,7 +45,9 @@ def checks(contract: Contract) -> list[dg.AssetChecksDefinition]:
             if not different
             else f"of {len(offline)} customers, different: {', '.join(sorted(set(different)))}"
         )
-        remedy = "Materialize feature_store for the newest window again. If that does not help, look for a second writer."
+        remedy = (
+            "Materialize feature_store for the newest window again. If that does not help, look for a second writer."
+        )
         return dg.AssetCheckResult(passed=not different, metadata=advice(not different, words, remedy))
 
     return [online_equals_offline]

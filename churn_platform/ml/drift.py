@@ -68,7 +68,9 @@ class DriftReport:
         return "\n".join(lines)
 
 
-def compare(contract: Contract, reference: pd.DataFrame, current: pd.DataFrame, page: Path | None = None) -> DriftReport:
+def compare(
+    contract: Contract, reference: pd.DataFrame, current: pd.DataFrame, page: Path | None = None
+) -> DriftReport:
     """Compare a window's rows with the reference.
 
     Args:
@@ -87,7 +89,9 @@ def compare(contract: Contract, reference: pd.DataFrame, current: pd.DataFrame, 
         names.append(PROBABILITY)
     categorical = set(contract.categorical_features)
     left, right = (_prepared(rows, names, categorical, contract.drift.sample_rows) for rows in (reference, current))
-    comparable = [name for name in names if left[name].notna().sum() >= MIN_ROWS and right[name].notna().sum() >= MIN_ROWS]
+    comparable = [
+        name for name in names if left[name].notna().sum() >= MIN_ROWS and right[name].notna().sum() >= MIN_ROWS
+    ]
     if not comparable:
         raise DriftError("no column holds enough values in both the reference and the window.")
     scores = _distances(contract, left, right, comparable, categorical, page)
@@ -104,7 +108,9 @@ def compare(contract: Contract, reference: pd.DataFrame, current: pd.DataFrame, 
     ]
     judged = [found for found in columns if found.watched and found.column != PROBABILITY]
     share = sum(found.drifted for found in judged) / len(judged) if judged else 0.0
-    return DriftReport(columns, [name for name in names if name not in comparable], share, share >= contract.drift.share)
+    return DriftReport(
+        columns, [name for name in names if name not in comparable], share, share >= contract.drift.share
+    )
 
 
 def _how(contract: Contract, name: str) -> tuple[str, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from churn_platform.contract import SNAPSHOT_TIME, Kind, as_utc
+from churn_platform.contract import SNAPSHOT_TIME, Kind, as_utc, days_after
 from churn_platform.engine import identifier, literal
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
 def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
     table = contract.snapshots
     assert table is not None
-    time = identifier(table.time) if table.time else _instant(as_utc(table.observed_at, contract.zone))  # type: ignore[arg-type]
     selected = [f"{identifier(table.customer)} AS {identifier(contract.customer.name)}"]
-    selected.append(f"CAST({time} AS TIMESTAMPTZ) AS {SNAPSHOT_TIME}")
+    selected.append(f"{snapshot_instant(contract)} AS {SNAPSHOT_TIME}")
     for name, feature in contract.feature_definitions.items():
         selected.append(f"{_stored(contract, name, identifier(str(feature.column)))} AS {identifier(name)}")
     selected.append(f"true AS {AT_RISK}")
@@ -53,28 +52,38 @@ def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: 
     return con.sql(f"SELECT {', '.join(selected)} FROM validated_snapshots WHERE {where}")
 
 
+def snapshot_instant(contract: Contract) -> str:
+    """SQL for the instant of a row of a snapshots table."""
+    table = contract.snapshots
+    assert table is not None
+    if table.observed_at is not None:
+        return _instant(as_utc(table.observed_at, contract.zone))
+    return event_time(contract, "snapshots")
+
+
 def _snapshot_sql(contract: Contract, at: datetime, key: str) -> str:
     transactions, label = contract.tables.transactions, contract.label
     assert transactions is not None
     assert label is not None
-    customer, time = identifier(transactions.customer), identifier(transactions.time)
+    customer, time = identifier(transactions.customer), event_time(contract, "transactions")
     amount = _EXACT.format(identifier(transactions.amount))
     per_order = f"{customer}, {identifier(transactions.order)}" if transactions.order else None
     orders = (
-        f"SELECT {customer} AS customer, min({time}) AS time, sum({amount}) AS amount "
+        f"SELECT {customer} AS _customer, min({time}) AS _time, sum({amount}) AS _amount "
         f"FROM validated_transactions WHERE {time} < {_instant(at)} GROUP BY {per_order}"
         if per_order
-        else f"SELECT {customer} AS customer, {time} AS time, {amount} AS amount "
+        else f"SELECT {customer} AS _customer, {time} AS _time, {amount} AS _amount "
         f"FROM validated_transactions WHERE {time} < {_instant(at)}"
     )
     definitions = contract.feature_definitions
-    base = ["customer", "min(time) AS first", "max(time) AS last", "count(*) AS orders"]
+    # the names of features begin with a letter, so these of ours collide with none
+    base = ["_customer", "min(_time) AS _first", "max(_time) AS _last", "count(*) AS _orders_ever"]
     base += [
-        f"{_aggregate(feature, at)} AS {identifier(name)}"
+        f"{_aggregate(contract, feature, at)} AS {identifier(name)}"
         for name, feature in definitions.items()
         if _of_orders(feature)
     ]
-    parts = [f"{_ORDERS} AS ({orders})", f"customers_seen AS (SELECT {', '.join(base)} FROM {_ORDERS} GROUP BY customer)"]
+    parts = [f"{_ORDERS} AS ({orders})", f"_seen AS (SELECT {', '.join(base)} FROM {_ORDERS} GROUP BY _customer)"]
     joins = ""
     by_rows = {
         table: {name: feature for name, feature in definitions.items() if feature.table == table and not _of_orders(feature)}
@@ -82,18 +91,18 @@ def _snapshot_sql(contract: Contract, at: datetime, key: str) -> str:
     }
     for table, features in by_rows.items():
         if features:
-            parts.append(f"rows_of_{table} AS ({_row_aggregates(contract, table, features, at)})")
-            joins += f" LEFT JOIN rows_of_{table} USING (customer)"
+            parts.append(f"_rows_of_{table} AS ({_row_aggregates(contract, table, features, at)})")
+            joins += f" LEFT JOIN _rows_of_{table} USING (_customer)"
     if contract.tables.customers is not None and any(f.table == "customers" for f in definitions.values()):
-        parts.append(f"attributes AS ({_attributes(contract, at, key)})")
-        joins += " LEFT JOIN attributes USING (customer)"
-    tenure = f"({_days(_instant(at), 'first')} / {DAYS_PER_MONTH})"
-    selected = [f"customer AS {identifier(contract.customer.name)}", f"{_instant(at)} AS {SNAPSHOT_TIME}"]
+        parts.append(f"_attributes AS ({_attributes(contract, at, key)})")
+        joins += " LEFT JOIN _attributes USING (_customer)"
+    tenure = f"({_days(_instant(at), '_first')} / {DAYS_PER_MONTH})"
+    selected = [f"_customer AS {identifier(contract.customer.name)}", f"{_instant(at)} AS {SNAPSHOT_TIME}"]
     for name, feature in definitions.items():
         selected.append(f"{_stored(contract, name, _final(name, feature, at, tenure))} AS {identifier(name)}")
-    active_since = f"{_instant(at)} - INTERVAL {label.active_within_days} DAY"
-    selected.append(f"(last >= {active_since}) AS {AT_RISK}")
-    return f"WITH {', '.join(parts)} SELECT {', '.join(selected)} FROM customers_seen{joins} ORDER BY 1"
+    active_since = days_after(at, -label.active_within_days, contract.zone)
+    selected.append(f"(_last >= {_instant(active_since)}) AS {AT_RISK}")
+    return f"WITH {', '.join(parts)} SELECT {', '.join(selected)} FROM _seen{joins} ORDER BY 1"
 
 
 def _of_orders(feature: Feature) -> bool:
@@ -101,24 +110,36 @@ def _of_orders(feature: Feature) -> bool:
     return feature.table == "transactions" and feature.kind is not Kind.distinct and feature.column is None
 
 
-def _recent(feature: Feature, at: datetime, time: str = "time") -> str:
-    return f"FILTER ({time} >= {_instant(at)} - INTERVAL {feature.window_days} DAY)"
+def event_time(contract: Contract, table_name: str) -> str:
+    """SQL for the instant of a table's row; a day without a time is its midnight in the contract's zone."""
+    table = contract.tables.items()[table_name]
+    column = identifier(str(table.time_column))
+    if table.columns[str(table.time_column)].type == "date":
+        return f"timezone({literal(contract.time.timezone)}, CAST({column} AS TIMESTAMP))"
+    return column
 
 
-def _aggregate(feature: Feature, at: datetime) -> str:
+def _recent(contract: Contract, feature: Feature, at: datetime, time: str = "_time") -> str:
+    """SQL that limits an aggregate to the feature's window, if it has one."""
+    if feature.window_days is None:
+        return ""
+    return f"FILTER ({time} >= {_instant(days_after(at, -feature.window_days, contract.zone))})"
+
+
+def _aggregate(contract: Contract, feature: Feature, at: datetime) -> str:
     """SQL over one customer's orders; what is not aggregated there is worked out in `_final`."""
-    within = _recent(feature, at) if feature.window_days else ""
+    within = _recent(contract, feature, at)
     match feature.kind:
         case Kind.count:
             return f"count(*) {within}"
         case Kind.sum:
-            return f"coalesce(sum(amount) {within}, 0)"
+            return f"coalesce(sum(_amount) {within}, 0)"
         case Kind.mean:
-            return f"CAST(sum(amount) {within} AS DOUBLE) / nullif(count(*) {within}, 0)"
+            return f"CAST(sum(_amount) {within} AS DOUBLE) / nullif(count(_amount) {within}, 0)"
         case Kind.max:
-            return f"max(amount) {within}"
+            return f"max(_amount) {within}"
         case Kind.mean_gap_days:
-            span = _days(f"(max(time) {within})", f"(min(time) {within})")
+            span = _days(f"(max(_time) {within})", f"(min(_time) {within})")
             return f"{span} / nullif(count(*) {within} - 1, 0)"
         case _:
             return "NULL"
@@ -126,10 +147,10 @@ def _aggregate(feature: Feature, at: datetime) -> str:
 
 def _row_aggregates(contract: Contract, table: str, features: dict[str, Feature], at: datetime) -> str:
     spec = contract.tables.items()[table]
-    time = identifier(str(spec.time_column))
-    selected = [f"{identifier(spec.customer)} AS customer"]
+    time = event_time(contract, table)
+    selected = [f"{identifier(spec.customer)} AS _customer"]
     for name, feature in features.items():
-        within = _recent(feature, at, time) if feature.window_days else ""
+        within = _recent(contract, feature, at, time)
         column = identifier(feature.column) if feature.column else ""
         match feature.kind:
             case Kind.count:
@@ -159,11 +180,11 @@ def _final(name: str, feature: Feature, at: datetime, tenure: str) -> str:
     if _of_orders(feature):
         match feature.kind:
             case Kind.recency_days:
-                return _days(_instant(at), "last")
+                return _days(_instant(at), "_last")
             case Kind.tenure_months:
                 return tenure
             case Kind.frequency_per_month:
-                return f"orders / greatest({tenure}, 1.0)"
+                return f"_orders_ever / greatest({tenure}, 1.0)"
             case _:
                 return identifier(name)
     if feature.kind in (Kind.count, Kind.distinct, Kind.sum):
@@ -181,11 +202,12 @@ def _attributes(contract: Contract, at: datetime, key: str) -> str:
         if feature.table == "customers"
     ]
     customer = identifier(table.customer)
-    where, order = f"_window = {literal(key)}", "1"
+    where, order = f"_window = {literal(key)}", ", ".join(map(identifier, table.kept))
     if table.time is not None:
-        where, order = f"{identifier(table.time)} < {_instant(at)}", f"{identifier(table.time)} DESC"
+        time = event_time(contract, "customers")
+        where, order = f"{time} < {_instant(at)}", f"{time} DESC, {order}"
     return (
-        f"SELECT {customer} AS customer, {', '.join(columns)} FROM validated_customers WHERE {where} "
+        f"SELECT {customer} AS _customer, {', '.join(columns)} FROM validated_customers WHERE {where} "
         f"QUALIFY row_number() OVER (PARTITION BY {customer} ORDER BY {order}) = 1"
     )
 

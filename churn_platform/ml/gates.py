@@ -67,7 +67,12 @@ def judge(contract: Contract, evidence: Evidence) -> list[Finding]:
         missing = f"the test window has {churners} churners in {rows} rows: nothing can be compared on it"
         remedy = "Wait for a window with both kinds of customers."
         return found + [Finding(name, False, missing, remedy) for name in names(contract)[2:]]
-    return [*found, _against_base_rate(contract, evidence), _against_champion(contract, evidence), *_thresholds(contract, evidence)]
+    return [
+        *found,
+        _against_base_rate(contract, evidence),
+        _against_champion(contract, evidence),
+        *_thresholds(contract, evidence),
+    ]
 
 
 def _against_base_rate(contract: Contract, evidence: Evidence) -> Finding:
@@ -120,7 +125,10 @@ def _thresholds(contract: Contract, evidence: Evidence) -> list[Finding]:
         passed = not np.isnan(value) and (least is None or value >= least) and (most is None or value <= most)
         asked = " and ".join(
             words
-            for words in (f"at least {least}" if least is not None else "", f"at most {most}" if most is not None else "")
+            for words in (
+                f"at least {least}" if least is not None else "",
+                f"at most {most}" if most is not None else "",
+            )
             if words
         )
         found.append(
@@ -130,7 +138,11 @@ def _thresholds(contract: Contract, evidence: Evidence) -> list[Finding]:
                 f"{metric} is {value:.4f}; asked for is {asked}",
                 f"The candidate is not promoted. Compare it with earlier runs in MLflow; the bound stands under gates in "
                 f"contract.yaml ({metric}).",
-                {"value": value, **({"minimum": least} if least is not None else {}), **({"maximum": most} if most is not None else {})},
+                {
+                    "value": value,
+                    **({"minimum": least} if least is not None else {}),
+                    **({"maximum": most} if most is not None else {}),
+                },
             )
         )
     return found

@@ -8,8 +8,10 @@ that a raw personal value is never stored, nor quoted in an issue.
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from churn_platform.contract import Column, Contract, Table
     from churn_platform.windows import Window
 
-_BLANK = "nullif(trim({}), '')"
+# spaces, tabs, line ends, and the no-break space and byte order mark that spreadsheets leave
+_BLANK = "nullif(trim({}, ' ' || chr(9) || chr(10) || chr(13) || chr(160) || chr(65279)), '')"
 _WORDS = {
     "string": "text",
     "integer": "a whole number",
@@ -33,6 +36,16 @@ _WORDS = {
     "date": "a date",
 }
 _TEXT = ("VARCHAR",)
+_FLOATS = ("DOUBLE", "FLOAT")
+
+
+class _Value(NamedTuple):
+    """What a contract's column is in the source: SQL over the source view, and the type that it has there."""
+
+    sql: str
+    kind: str
+    failed: str | None = None  # for an expression: SQL that is true where it could not be computed
+    written: str = ""  # the expression, for people
 
 
 def typed_rows(
@@ -42,27 +55,33 @@ def typed_rows(
 
     A table without a time column lands whole with every window. A row whose time cannot be read, or that lies outside
     every window, belongs to the first window of the file that it came in: so it is seen once, and quarantined.
-    The connection's time zone must be the contract's, and `masking.install_key` must have been called.
+    The connection's time zone must be the contract's, and `masking.install_key` must have been called. The rows are
+    read here and now, into a temporary table, so that whatever is wrong with the source is reported from here.
 
     Raises:
-        SourceError: the view lacks a column that the contract names; all that lack are listed.
+        SourceError: the view lacks a column that the contract names (all that lack are listed), or cannot be read.
     """
     table = contract.tables.items()[table_name]
     sources = _source_expressions(con, table_name, table, view)
     selected, issues = [], []
     for name, column in table.kept.items():
-        expression, source_type = sources[name]
-        present, typed = _typed(column, expression, source_type, table.decimal)
+        present, typed = _typed(column, sources[name], table.decimal)
         selected.append(f"{masked(column, typed)} AS {identifier(name)}")
         issues += _issues(name, column, present, typed)
     listed = f"nullif(concat_ws('; ', {', '.join(issues)}), '')" if issues else "NULL::VARCHAR"
     selected += [f"{ORIGIN}", f"{listed} AS {ISSUES}"]
     where = "true"
-    if table.time_column is not None:
-        expression, source_type = sources[table.time_column]
-        _, time = _typed(table.columns[table.time_column], expression, source_type, table.decimal)
-        where = _belongs(con, contract, view, time, window)
-    return con.sql(f"SELECT {', '.join(selected)} FROM {identifier(view)} WHERE {where}")
+    target = identifier(f"_typed_{table_name}")
+    try:
+        if table.time_column is not None:
+            _, time = _typed(table.columns[table.time_column], sources[table.time_column], table.decimal)
+            where = _belongs(con, contract, view, time, window)
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE {target} AS SELECT {', '.join(selected)} FROM {identifier(view)} WHERE {where}"
+        )
+    except duckdb.Error as error:
+        raise SourceError(f"the source of tables.{table_name} cannot be read: {_without_values(error)}") from None
+    return con.sql(f"SELECT * FROM {target}")
 
 
 def newest_time(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, view: str) -> datetime | None:
@@ -72,35 +91,48 @@ def newest_time(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: 
         SourceError: the view lacks a column that the contract names.
     """
     table = contract.tables.items()[table_name]
-    expression, source_type = _source_expressions(con, table_name, table, view)[str(table.time_column)]
-    _, time = _typed(table.columns[str(table.time_column)], expression, source_type, table.decimal)
-    row = con.execute(f"SELECT max(t) FROM (SELECT {time} AS t FROM {identifier(view)}) WHERE t <= now()").fetchone()
+    source = _source_expressions(con, table_name, table, view)[str(table.time_column)]
+    _, time = _typed(table.columns[str(table.time_column)], source, table.decimal)
+    row = con.execute(
+        f"SELECT max(t) FROM (SELECT {time} AS t FROM {identifier(view)}) WHERE t <= now() AND isfinite(t)"
+    ).fetchone()
     newest = row[0] if row else None
     return None if newest is None else as_utc(newest, contract.zone)
 
 
+def _without_values(error: duckdb.Error) -> str:
+    """The first line of DuckDB's message (the offending line itself comes later), with quoted values left out."""
+    return re.sub(r"'[^']*'", "'...'", str(error).splitlines()[0])
+
+
 def _source_expressions(
     con: duckdb.DuckDBPyConnection, table_name: str, table: Table, view: str
-) -> dict[str, tuple[str, str]]:
-    """For each column, SQL over the source view and the type that it has there."""
+) -> dict[str, _Value]:
+    """For each column, what it is in the source."""
     described = con.execute(f"DESCRIBE {identifier(view)}").fetchall()
     there = {name: kind for name, kind, *_ in described if name != ORIGIN}
-    found: dict[str, tuple[str, str]] = {}
+    by_case: dict[str, list[str]] = {}
+    for column_there in there:
+        by_case.setdefault(column_there.lower(), []).append(column_there)
+    found: dict[str, _Value] = {}
     lacking: list[str] = []
     for name, column in table.kept.items():
         written = column.from_ if column.from_ is not None else name
-        if written in there:
-            found[name] = (identifier(written), there[written])
+        alike = [written] if written in there else by_case.get(written.lower(), [])
+        if len(alike) == 1:
+            found[name] = _Value(identifier(alike[0]), there[alike[0]])
             continue
-        try:
-            kind = con.execute(f"DESCRIBE SELECT {written} AS value FROM {identifier(view)}").fetchall()[0][1]
-        except duckdb.Error as error:
-            near = difflib.get_close_matches(written, list(there), n=1, cutoff=0.5)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
-            detail = "" if column.from_ is None else f" ({str(error).splitlines()[0]})"
-            lacking.append(f"  {name}: the source has no {written!r}{detail}.{meant}")
-        else:
-            found[name] = (f"({written})", kind)
+        detail = ""
+        # a bare word is never an expression: `user` would quietly be DuckDB's own user
+        if column.from_ is not None and not re.fullmatch(r"\w+", written):
+            value, reason = _expression(con, view, there, table.decimal, column, written)
+            if value is not None:
+                found[name] = value
+                continue
+            detail = f" ({reason})"
+        near = difflib.get_close_matches(written.lower(), list(by_case), n=1, cutoff=0.5)
+        meant = f" Did you mean {by_case[near[0]][0]!r}?" if near else ""
+        lacking.append(f"  {name}: the source has no {written!r}{detail}.{meant}")
     if lacking:
         raise SourceError(
             f"the source of tables.{table_name} does not fit the contract:\n" + "\n".join(lacking) + "\n"
@@ -110,38 +142,125 @@ def _source_expressions(
     return found
 
 
-def _typed(column: Column, expression: str, source_type: str, decimal: str) -> tuple[str, str]:
+def _expression(
+    con: duckdb.DuckDBPyConnection, view: str, there: dict[str, str], decimal: str, column: Column, written: str
+) -> tuple[_Value | None, str]:
+    """An expression over the source's columns, or None and why it is none.
+
+    A CSV's columns are text. Where an expression calculates with them, they are read as numbers, by the same rules as
+    a column of numbers. A value that cannot be computed is NULL, and an issue.
+    """
+    reason, unreadable = "", ""
+    for attempt in ("as it stands", "with numbers"):
+        sql = written
+        if attempt == "with numbers":
+            if not column.numeric:
+                break
+            sql, unreadable = _with_numbers(con, there, decimal, written)
+        try:
+            # TRY takes no aggregates or window functions, and WHERE no unnesting: one row in, one value out
+            kind = con.execute(
+                f"DESCRIBE SELECT TRY({sql}) AS value FROM {identifier(view)} WHERE ({sql}) IS NULL"
+            ).fetchall()[0][1]
+        except duckdb.Error as error:
+            reason = reason or str(error).splitlines()[0]
+        else:
+            # [NULL] where the result is NULL, and NULL where there is none
+            attempted = f"TRY(list_value({sql}))"
+            failed = f"{attempted} IS NULL" + (f" OR {unreadable}" if unreadable else "")
+            return _Value(f"{attempted}[1]", kind, f"({failed})", written), ""
+    return None, reason
+
+
+_ARITHMETIC = ("+", "-", "*", "/", "//", "%")
+
+
+def _with_numbers(con: duckdb.DuckDBPyConnection, there: dict[str, str], decimal: str, written: str) -> tuple[str, str]:
+    """An expression whose text columns are numbers where it calculates, and SQL that is true where one is not."""
+
+    def tree(sql: str) -> Any:
+        return json.loads(con.execute("SELECT json_serialize_sql(?)", [f"SELECT {sql}"]).fetchall()[0][0])
+
+    parsed = tree(written)
+    if parsed["error"]:
+        return written, ""
+    texts = {name.lower(): name for name, kind in there.items() if kind in _TEXT}
+    unreadable: set[str] = set()
+
+    def replaced(node: Any, calculates: bool) -> Any:
+        if isinstance(node, list):
+            return [replaced(child, calculates) for child in node]
+        if not isinstance(node, dict):
+            return node
+        name = node["column_names"][-1].lower() if node.get("class") == "COLUMN_REF" else None
+        if calculates and name in texts:
+            column = identifier(texts[name])
+            number = _number(_BLANK.format(column), decimal)
+            unreadable.add(f"({_BLANK.format(column)} IS NOT NULL AND {number} IS NULL)")
+            return tree(number)["statements"][0]["node"]["select_list"][0]
+        arithmetic = node.get("class") == "FUNCTION" and node.get("function_name") in _ARITHMETIC
+        return {key: replaced(child, arithmetic) for key, child in node.items()}
+
+    parsed = replaced(parsed, False)
+    sql = con.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(parsed)]).fetchall()[0][0]
+    return sql.removeprefix("SELECT "), " OR ".join(sorted(unreadable))
+
+
+def _number(text: str, decimal: str) -> str:
+    """SQL for the finite number that a text is. With a decimal comma, a point may only stand between thousands."""
+    if decimal == ",":
+        shape = literal(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?(,\d*)?([eE][+-]?\d+)?")
+        plain = f"replace(replace({text}, '.', ''), ',', '.')"
+        text = f"CASE WHEN regexp_full_match({text}, {shape}) THEN {plain} END"
+    number = f"TRY_CAST({text} AS DOUBLE)"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"
+
+
+def _typed(column: Column, source: _Value, decimal: str) -> tuple[str, str]:
     """SQL for the value as it came (NULL where there is none) and for the value in the column's own type."""
-    text = source_type in _TEXT
-    present = _BLANK.format(expression) if text else expression
-    value = present
-    if column.type in ("integer", "float") and text and decimal == ",":
-        value = f"replace(replace({present}, '.', ''), ',', '.')"
+    text = source.kind in _TEXT
+    value = _BLANK.format(source.sql) if text else source.sql
+    if source.kind in _FLOATS and not column.numeric:
+        value = f"nullif({value}, 'NaN')"  # how pandas writes a gap
+    present = value
+    if source.failed is not None:
+        shown = literal(source.written)
+        present = f"CASE WHEN {source.failed} THEN {shown} ELSE CAST({value} AS VARCHAR) END"
+    if column.type == "integer" and source.kind in _FLOATS:
+        return present, f"CASE WHEN {value} = floor({value}) THEN TRY_CAST({value} AS BIGINT) END"
     if column.type == "integer":
-        wide = f"TRY_CAST({value} AS DECIMAL(38, 9))"
+        number = value
+        if text and decimal == ",":
+            number = f"CASE WHEN {_number(value, decimal)} IS NOT NULL THEN replace(replace({value}, '.', ''), ',', '.') END"
+        wide = f"TRY_CAST({number} AS DECIMAL(38, 18))"
         return present, f"CASE WHEN {wide} = floor({wide}) THEN TRY_CAST({wide} AS BIGINT) END"
     if column.type == "float":
         number = f"TRY_CAST({value} AS DOUBLE)"
-        return present, f"CASE WHEN isfinite({number}) THEN {number} END"
+        return present, _number(value, decimal) if text else f"CASE WHEN isfinite({number}) THEN {number} END"
     if column.type == "boolean":
         word = f"lower(CAST({value} AS VARCHAR))"
         yes, no = "('true', 't', 'yes', 'y', '1', '1.0')", "('false', 'f', 'no', 'n', '0', '0.0')"
         return present, f"CASE WHEN {word} IN {yes} THEN true WHEN {word} IN {no} THEN false END"
     if column.type == "string":
-        if source_type in ("DOUBLE", "FLOAT"):  # ids that went through pandas with a gap come as 17850.0
+        if source.kind in _FLOATS:  # ids that went through pandas with a gap come as 17850.0
             whole = f"TRY_CAST({value} AS HUGEINT)"
             return present, f"CASE WHEN {value} = {whole} THEN CAST({whole} AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
         return present, f"CAST({value} AS VARCHAR)"
+    if text:
+        if column.format is not None:
+            value = f"try_strptime({value}, {literal(column.format)})"
+        # a cast of text to DATE would overlook what stands behind the day
+        value = f"TRY_CAST({value} AS TIMESTAMPTZ)"
     kind = "TIMESTAMPTZ" if column.type == "timestamp" else "DATE"
-    if text and column.format is not None:
-        value = f"try_strptime({value}, {literal(column.format)})"
     return present, f"TRY_CAST({value} AS {kind})"
 
 
 def _issues(name: str, column: Column, present: str, typed: str) -> list[str]:
     """SQL for what is wrong with a value's type and, where it will be masked, with the value itself."""
     personal = column.pii != "keep"
-    shown = "'a value'" if personal else f"chr(39) || left(CAST({present} AS VARCHAR), 40) || chr(39)"
+    # a value is quoted without the characters that hold issues apart
+    plain = f"translate(left(CAST({present} AS VARCHAR), 40), chr(39) || chr(10) || chr(13) || ';', '    ')"
+    shown = "'a value'" if personal else f"chr(39) || {plain} || chr(39)"
     words = literal(f" is not {_WORDS[column.type]}")
     # the value is judged before it is masked, so an unreadable one that will be hashed is noticed as well
     issues = [f"CASE WHEN ({present}) IS NOT NULL AND ({typed}) IS NULL THEN {literal(name + ': ')} || {shown} || {words} END"]

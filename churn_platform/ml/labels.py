@@ -8,14 +8,16 @@ label that was not known today. The embargo is the shape of the table, not a fil
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, as_utc
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, as_utc, days_after, label_value
 from churn_platform.engine import identifier, literal
+from churn_platform.ml.features import event_time, snapshot_instant
 from churn_platform.windows import windows
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import duckdb
 
     from churn_platform.contract import Contract
@@ -26,10 +28,14 @@ def matured_observations(contract: Contract, window: Window) -> list[datetime]:
     """The observation times whose labels matured in a window: after its start and not after its end."""
     label = contract.label
     assert label is not None
-    first = as_utc(contract.time.start, contract.zone) + timedelta(days=label.warmup_days)
-    wait = timedelta(days=label.lead_days + label.horizon_days)
+    first = days_after(as_utc(contract.time.start, contract.zone), label.warmup_days, contract.zone)
+    wait = label.lead_days + label.horizon_days
     observed = [candidate.end for candidate in windows(contract, window.end)]
-    return [time for time in observed if time >= first and window.start < time + wait <= window.end]
+    return [
+        time
+        for time in observed
+        if time >= first and window.start < days_after(time, wait, contract.zone) <= window.end
+    ]
 
 
 def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
@@ -44,13 +50,13 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
     transactions, label = contract.tables.transactions, contract.label
     assert transactions is not None
     assert label is not None
-    customer, time = identifier(transactions.customer), identifier(transactions.time)
+    customer, time = identifier(transactions.customer), event_time(contract, "transactions")
     key = identifier(contract.customer.name)
     parts = []
     for observed in matured_observations(contract, window):
-        start = observed + timedelta(days=label.lead_days)
-        end = start + timedelta(days=label.horizon_days)
-        since = observed - timedelta(days=label.active_within_days)
+        start = days_after(observed, label.lead_days, contract.zone)
+        end = days_after(observed, label.lead_days + label.horizon_days, contract.zone)
+        since = days_after(observed, -label.active_within_days, contract.zone)
         parts.append(
             f"SELECT {customer} AS {key}, {_instant(observed)} AS {SNAPSHOT_TIME}, "
             f"CAST(count(*) FILTER ({time} >= {_instant(start)} AND {time} < {_instant(end)}) = 0 AS BIGINT) AS {LABEL}, "
@@ -68,17 +74,21 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
 def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
     table = contract.snapshots
     assert table is not None
-    time = identifier(table.time) if table.time else _instant(as_utc(table.observed_at, contract.zone))  # type: ignore[arg-type]
-    matured = f"(CAST({time} AS TIMESTAMPTZ) + INTERVAL {table.label.matures_after_days} DAY)"
-    value = f"CAST({identifier(table.label.column)} AS VARCHAR)"
-    positive = table.label.positive
-    text = str(positive).lower() if isinstance(positive, bool) else str(positive)
+    time, zone = snapshot_instant(contract), literal(contract.time.timezone)
+    # so many calendar days later, whatever zone the connection thinks in
+    matured = f"timezone({zone}, timezone({zone}, {time}) + INTERVAL {table.label.matures_after_days} DAY)"
+    value = identifier(table.label.column)
+    positive = literal(label_value(table.columns[table.label.column], table.label.positive))
+    # A dated row lands in the window [start, end) that holds its date, so what matures at once matures in that one. A
+    # table without dates lands whole with every window: its own copy is read, and its one date may be a window's end.
+    start, end = _instant(window.start), _instant(window.end)
+    within = f"{matured} >= {start} AND {matured} < {end}"
+    if table.time is None:
+        within = f"_window = {literal(window.key)} AND {matured} > {start} AND {matured} <= {end}"
     return con.sql(
         f"SELECT {identifier(table.customer)} AS {identifier(contract.customer.name)}, "
-        f"CAST({time} AS TIMESTAMPTZ) AS {SNAPSHOT_TIME}, CAST({value} = {literal(text)} AS BIGINT) AS {LABEL}, "
-        f"{matured} AS {MATURED_AT} FROM validated_snapshots "
-        f"WHERE {value} IS NOT NULL AND {matured} >= {_instant(window.start)} "
-        f"AND {matured} {'<' if table.time else '<='} {_instant(window.end)} ORDER BY 2, 1"
+        f"{time} AS {SNAPSHOT_TIME}, CAST({value} = {positive} AS BIGINT) AS {LABEL}, "
+        f"{matured} AS {MATURED_AT} FROM validated_snapshots WHERE {value} IS NOT NULL AND {within} ORDER BY 2, 1"
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pandas as pd
+
+from churn_platform.contract import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+
+
+NAMES: tuple[str, ...] = get_args(Metric)
 
 
 def evaluate(labels: Array, probability: Array, threshold: float) -> dict[str, float]:
@@ -47,11 +52,18 @@ def evaluate(labels: Array, probability: Array, threshold: float) -> dict[str, f
 
 
 def calibration_error(labels: Array, probability: Array, bins: int = 10) -> float:
-    """Expected calibration error over bins of equal size (Naeini et al. 2015, with quantile bins)."""
-    order = np.argsort(probability, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = [abs(labels[part].mean() - probability[part].mean()) * len(part) for part in parts]
-    return float(sum(gaps) / len(labels)) if parts else float("nan")
+    """Expected calibration error over bins of equal size (Naeini et al. 2015, with quantile bins).
+
+    Equal probabilities share a bin: where they were split up, the result would hang on the order of the rows.
+    """
+    from scipy.stats import rankdata
+
+    if not len(labels):
+        return float("nan")
+    place = (rankdata(probability, method="average") - 0.5) / len(labels)
+    chosen = np.minimum((place * bins).astype("int64"), bins - 1)
+    gaps = np.bincount(chosen, weights=labels - probability, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 @dataclass(frozen=True)

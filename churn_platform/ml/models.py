@@ -71,7 +71,9 @@ def pipeline(contract: Contract) -> Pipeline:
     spec = contract.model
     numeric: Any = "passthrough"  # gradient boosting splits on missing values by itself
     if spec.family != "gradient_boosting":
-        steps: list[tuple[str, Any]] = [("impute", SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True))]
+        steps: list[tuple[str, Any]] = [
+            ("impute", SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True))
+        ]
         if spec.family == "logistic_regression":
             steps.append(("scale", StandardScaler()))
         numeric = Pipeline(steps)

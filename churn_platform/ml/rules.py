@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from churn_platform.contract import Kind
 from churn_platform.engine import identifier, literal
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from churn_platform.contract import Column, Contract, Table
 
 ISSUES = "_issues"  # what went wrong with a row while it was given its types; NULL for a good one
@@ -48,10 +51,10 @@ def column_rules(name: str, column: Column, value: str | None = None) -> list[Ro
         bounds, words = [], []
         if column.min is not None:
             bounds.append(f"{value} >= {literal(column.min)}")
-            words.append(f"below {column.min}")
+            words.append(f"below {_plain(column.min)}")
         if column.max is not None:
             bounds.append(f"{value} <= {literal(column.max)}")
-            words.append(f"above {column.max}")
+            words.append(f"above {_plain(column.max)}")
         rules.append(
             RowRule(
                 f"{name}_is_in_range",
@@ -88,9 +91,28 @@ def column_rules(name: str, column: Column, value: str | None = None) -> list[Ro
     return rules
 
 
+def _plain(bound: float | date) -> str:
+    return str(int(bound)) if isinstance(bound, float) and bound.is_integer() else str(bound)
+
+
 def row_rules(table: Table) -> list[RowRule]:
     """The rules that are judged on stored rows: those of columns whose values are stored as they came."""
     return [rule for name, column in table.kept.items() if column.pii == "keep" for rule in column_rules(name, column)]
+
+
+LARGEST_SUMMED = 10**12  # amounts are summed exactly, as DECIMAL(18, 6)
+
+
+def summed_columns(contract: Contract, table_name: str) -> list[str]:
+    """The columns of a table whose values features add up."""
+    table = contract.tables.items()[table_name]
+    found = [amount] if (amount := getattr(table, "amount", None)) else []
+    found += [
+        feature.column
+        for feature in contract.feature_definitions.values()
+        if feature.table == table_name and feature.column and feature.kind in (Kind.sum, Kind.mean)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def key_of(contract: Contract, table_name: str) -> list[str]:

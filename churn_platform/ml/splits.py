@@ -46,7 +46,9 @@ class Splits:
 def window_keys(contract: Contract, times: pd.Series[pd.Timestamp]) -> pd.Series[str]:
     """The local period in which each observation lies: observations of one period are never split up."""
     local = times.dt.tz_convert(contract.time.timezone).dt.tz_localize(None)
-    period = {"monthly": "M", "weekly": "W", "daily": "D"}[contract.time.cadence]
+    last_day = (contract.time.start.weekday() - 1) % 7  # of a weekly window
+    week = f"W-{('MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT', 'SUN')[last_day]}"
+    period = {"monthly": "M", "weekly": week, "daily": "D"}[contract.time.cadence]
     return local.dt.to_period(period).astype(str)
 
 
@@ -95,7 +97,7 @@ def _by_customer(contract: Contract, rows: pd.DataFrame) -> Splits:
     """A table without time can only be split by customer: 60 / 20 / 20 %, by a hash of the key, the same always."""
     hashed = pd.util.hash_pandas_object(rows[contract.customer.name].astype(str), index=False).to_numpy()
     place = hashed.astype("uint64") % np.uint64(100)
-    parts = [rows[place < 60], rows[(place >= 60) & (place < 80)], rows[place >= 80]]
-    if min(map(len, parts)) == 0:
+    train, validation, test = rows[place < 60], rows[(place >= 60) & (place < 80)], rows[place >= 80]
+    if min(len(train), len(validation), len(test)) == 0:
         raise NotEnoughDataError(f"{len(rows)} labelled customers are too few to split into three parts.")
-    return Splits(*parts, by="customer", left_out=0)
+    return Splits(train, validation, test, by="customer", left_out=0)

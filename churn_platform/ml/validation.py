@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from churn_platform.contract import label_value
 from churn_platform.engine import identifier, literal
+from churn_platform.ml.rules import ISSUES, LARGEST_SUMMED, REASON, RowRule, key_of, row_rules, summed_columns
 from churn_platform.sources.base import ORIGIN
-from churn_platform.ml.rules import ISSUES, REASON, RowRule, key_of, row_rules
 
 if TYPE_CHECKING:
     import duckdb
@@ -46,30 +47,38 @@ class Split:
 def split(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, raw: str) -> Split:
     """Divide the rows of the view `raw` into good rows and quarantined ones with their reasons.
 
-    Of rows that share a key that may appear once only, the first (in the order of all columns) is good; which of
-    them is true cannot be known, and the choice must be the same at every run.
+    Of rows that share a key that may appear once only, the first (in the order of all columns) of those with nothing
+    else against them is good; which of them is true cannot be known, and the choice must be the same at every run.
     """
     table = contract.tables.items()[table_name]
     reasons = [ISSUES]
-    reasons += [f"CASE WHEN NOT ({rule.good}) AND {_unexplained(rule)} THEN {literal(rule.reason)} END" for rule in row_rules(table)]
+    for name in summed_columns(contract, table_name):
+        words = literal(f"{name} is too large to be summed exactly")
+        reasons.append(f"CASE WHEN abs({identifier(name)}) >= {LARGEST_SUMMED} THEN {words} END")
+    for rule in row_rules(table):
+        broken = f"NOT ({rule.good}) AND {_unexplained(rule)}"
+        reasons.append(f"CASE WHEN {broken} THEN {literal(rule.reason)} END")
     if table.time_column is not None:
         reasons.append(_outside(contract, table.time_column))
     label = contract.snapshots.label if contract.snapshots is not None else None
     if label is not None and label.negative is not None:
-        column = f"CAST({identifier(label.column)} AS VARCHAR)"
-        listed = ", ".join(literal(_as_text(value)) for value in (label.positive, label.negative))
-        reasons.append(f"CASE WHEN {column} NOT IN ({listed}) THEN {literal(label.column + ' is neither label')} END")
+        spec = table.columns[label.column]
+        listed = ", ".join(literal(label_value(spec, value)) for value in (label.positive, label.negative))
+        words = literal(label.column + " is neither label")
+        reasons.append(f"CASE WHEN {identifier(label.column)} NOT IN ({listed}) THEN {words} END")
+    judged = f"nullif(concat_ws('; ', {', '.join(reasons)}), '')"
+    duplicate = "NULL::VARCHAR"
     key = key_of(contract, table_name)
     if key:
-        by, order = ", ".join(map(identifier, key)), ", ".join(map(identifier, table.kept))
+        by = ", ".join(map(identifier, key))
+        order = ", ".join(["_judgement IS NOT NULL", *map(identifier, table.kept), ORIGIN, ISSUES])
         words = literal(f"duplicate of another row with the same {', '.join(key)}")
         whole = " AND ".join(f"{identifier(column)} IS NOT NULL" for column in key)
-        reasons.append(
-            f"CASE WHEN {whole} AND row_number() OVER (PARTITION BY {by} ORDER BY {order}) > 1 THEN {words} END"
-        )
+        duplicate = f"CASE WHEN {whole} AND row_number() OVER (PARTITION BY {by} ORDER BY {order}) > 1 THEN {words} END"
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE _judged AS SELECT *, nullif(concat_ws('; ', {', '.join(reasons)}), '') "
-        f"AS {REASON} FROM {identifier(raw)}"
+        "CREATE OR REPLACE TEMP TABLE _judged AS SELECT * EXCLUDE (_judgement), "
+        f"nullif(concat_ws('; ', _judgement, {duplicate}), '') AS {REASON} "
+        f"FROM (SELECT *, {judged} AS _judgement FROM {identifier(raw)})"
     )
     columns = ", ".join([*map(identifier, table.kept)])
     counted = con.execute(
@@ -89,7 +98,7 @@ def split(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, r
 
 def _unexplained(rule: RowRule) -> str:
     """A value that has the wrong type is NULL by now; that it is 'missing' as well would only confuse."""
-    return f"({ISSUES} IS NULL OR NOT contains({ISSUES}, {literal(rule.column + ': ')}))"
+    return f"({ISSUES} IS NULL OR NOT regexp_matches({ISSUES}, {literal(f'(^|; ){rule.column}: ')}))"
 
 
 def _outside(contract: Contract, column: str) -> str:
@@ -100,10 +109,6 @@ def _outside(contract: Contract, column: str) -> str:
     early = f"{value} < TIMESTAMPTZ {literal(f'{contract.time.start} 00:00:00 {contract.time.timezone}')}"
     words = literal(f"{column} lies outside the history that the contract describes")
     return f"CASE WHEN {early} OR {late} THEN {words} END"
-
-
-def _as_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def table_findings(contract: Contract, table_name: str, divided: Split) -> list[Finding]:

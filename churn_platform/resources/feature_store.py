@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from churn_platform.contract import SNAPSHOT_TIME
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import pandas as pd
     from feast import FeatureStore as Feast
     from feast import RepoConfig
@@ -25,48 +28,75 @@ class FeatureStoreError(RuntimeError):
     """The feature store gave an answer that must not be used."""
 
 
-def repo_config(contract: Contract, settings: Settings) -> RepoConfig:
-    """Feast's configuration: embedded stores on a laptop, servers where the settings name them."""
+def repo_config(contract: Contract, settings: Settings, offline: bool) -> RepoConfig:
+    """Feast's configuration: embedded stores on a laptop, servers where the settings name them.
+
+    Args:
+        offline: whether historical features will be read. The endpoint reads none, and does without the libraries.
+    """
     from feast import RepoConfig
 
     online: dict[str, Any] = {"type": "sqlite", "path": str(settings.home / "online_store.db")}
     if settings.redis is not None:
-        online = {"type": "redis", "connection_string": settings.redis}
+        online = {"type": "redis", "connection_string": f"{settings.redis},socket_timeout=2"}
     return RepoConfig(
         project=contract.name,
         provider="local",
         registry={"registry_type": "sql", "path": settings.registry, "cache_ttl_seconds": 60},
-        offline_store={"type": "churn_platform.resources.offline_store.DeltaOfflineStore"},
+        offline_store={"type": "churn_platform.resources.offline_store.DeltaOfflineStore" if offline else "dask"},
         online_store=online,
         entity_key_serialization_version=3,
     )
 
 
+def _import_feast() -> None:
+    """Import Feast without its metrics directory.
+
+    On import Feast makes a temporary directory for Prometheus files, names it in the environment and removes it when
+    the process ends; a child that outlives its parent then fails in every use of Feast. prometheus_client, imported
+    first, keeps its values in memory instead, and the variables are taken back before a child can inherit them.
+    """
+    variables = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+    ours = {name for name in variables if name not in os.environ}
+    import prometheus_client  # noqa: F401
+    import feast  # noqa: F401, I001
+
+    for name in ours:
+        os.environ.pop(name, None)
+
+
 class FeatureStore:
     """The features of customers: then (for training) and now (for serving)."""
 
-    def __init__(self, contract: Contract, settings: Settings) -> None:
+    def __init__(self, contract: Contract, settings: Settings, offline: bool = True) -> None:
         self.contract = contract
         self.settings = settings
+        self.offline = offline
 
     @cached_property
     def feast(self) -> Feast:
+        _import_feast()
         from feast import FeatureStore as Feast
 
         self.settings.home.mkdir(parents=True, exist_ok=True)
-        return Feast(config=repo_config(self.contract, self.settings))
+        return Feast(config=repo_config(self.contract, self.settings, self.offline))
 
-    @property
+    @cached_property
+    def definitions(self) -> ModuleType:
+        """The Feast repository's module."""
+        _import_feast()
+        from features import definitions
+
+        return definitions
+
+    @cached_property
     def references(self) -> list[str]:
         """Feast's names of the contract's features."""
-        from features.definitions import view_name
-
-        return [f"{view_name(self.contract)}:{name}" for name in self.contract.feature_names]
+        return [f"{self.definitions.view_name(self.contract)}:{name}" for name in self.contract.feature_names]
 
     def apply(self, table: str) -> list[str]:
         """Register entity, view and service; returns their names. `table` is the Delta table of the features."""
-        from features import definitions
-
+        definitions = self.definitions
         view = definitions.feature_view(self.contract, table)
         objects = [definitions.entity(self.contract), view, definitions.feature_service(self.contract, view)]
         self.feast.apply(objects)
@@ -96,9 +126,7 @@ class FeatureStore:
 
     def materialize_between(self, start: datetime, end: datetime) -> None:
         """Bring online, for each customer, the newest features of a stretch of time."""
-        from features.definitions import view_name
-
-        self.feast.materialize(start, end, feature_views=[view_name(self.contract)])
+        self.feast.materialize(start, end, feature_views=[self.definitions.view_name(self.contract)])
 
     def online(self, customers: list[Any]) -> list[dict[str, Any] | None]:
         """What is served for customers: the features and `snapshot_time`, or None for one who is not known."""

@@ -7,20 +7,23 @@ so materializing it again has the same result as materializing it once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import random
+from time import sleep
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from churn_platform.engine import identifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import duckdb
 
-_EMPTY = "_empty_windows"
+_EMPTY = "_empty_windows"  # which windows of which tables were written without a row
+_ATTEMPTS = 8
 PARTITION = "_window"  # the partition column of every partitioned table: the window's key
 
 
@@ -35,6 +38,7 @@ class TableStore:
         self.root = root.rstrip("/")
 
     def path(self, name: str) -> str:
+        """Where a table is."""
         return f"{self.root}/{name}"
 
     def version(self, name: str) -> int | None:
@@ -66,27 +70,42 @@ class TableStore:
         """Write a table, or one window of it, in one commit; returns the new version.
 
         Args:
+            name: the table.
             rows: what to write; a relation is streamed, so it may be larger than memory.
             window: replace this window only. Without it the whole table is replaced.
             keep: append to the table instead of replacing anything.
         """
-        reader = pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches()) if isinstance(rows, pa.Table) else None
-        if reader is None:
-            reader = rows.to_arrow_reader(100_000)  # type: ignore[union-attr]
-        reader = reader.cast(_stored(reader.schema))
-        options: dict[str, Any] = {"mode": "append" if keep else "overwrite"}
-        if window is not None:
-            schema = reader.schema.append(pa.field(PARTITION, pa.string()))
-            reader = pa.RecordBatchReader.from_batches(schema, _with_window(reader, schema, window))
-            options["partition_by"] = [PARTITION]
-            if not keep and self.version(name) is not None:
-                options["predicate"] = f"{PARTITION} = '{window}'"
-        write_deltalake(self.path(name), reader, **options)
-        written = DeltaTable(self.path(name))
-        if window is not None and not written.file_uris(partition_filters=[(PARTITION, "=", window)]):
+        path = self.path(name)
+        if window is None:
+            schema_mode: Literal["merge", "overwrite"] = "merge" if keep else "overwrite"
+            write_deltalake(path, _reader(rows), mode="append" if keep else "overwrite", schema_mode=schema_mode)
+            return int(DeltaTable(path).version())
+        self._create(name, _windowed(_reader(rows).schema))
+        predicate = None if keep else f"{PARTITION} = '{window}'"
+        mode: Literal["append", "overwrite"] = "append" if keep else "overwrite"
+        # a column that the contract gained since is NULL in the windows before
+        _again_on_conflict(
+            lambda: write_deltalake(
+                path, _with_window(_reader(rows), window), mode=mode, predicate=predicate, schema_mode="merge"
+            )
+        )
+        written = DeltaTable(path)
+        if window not in {str(partition[PARTITION]) for partition in written.partitions()}:
             mark = pa.table({"table": [name], "window": [window]})
-            write_deltalake(self.path(_EMPTY), mark, mode="append")
+            _again_on_conflict(lambda: write_deltalake(self.path(_EMPTY), mark, mode="append"))
         return int(written.version())
+
+    def _create(self, name: str, schema: pa.Schema) -> None:
+        """Make an empty partitioned table where there is none. Of several processes one makes it, all go on.
+
+        The first write may not make it: two that replace "all there is" at once would lose the windows of one.
+        """
+        if self.version(name) is None:
+            try:
+                DeltaTable.create(self.path(name), schema, mode="ignore", partition_by=[PARTITION])
+            except DeltaError:
+                if self.version(name) is None:
+                    raise
 
     def read(
         self,
@@ -99,6 +118,8 @@ class TableStore:
         """Make a table a view on a connection and return the view's name.
 
         Args:
+            con: where the view is made.
+            name: the table.
             windows: only these windows of it.
             version: an older version; default the newest.
             view: what to call the view; default the table's name.
@@ -119,7 +140,8 @@ class TableStore:
         if windows is not None:
             listed = ", ".join(f"'{window}'" for window in windows) or "NULL"
             where = f" WHERE {PARTITION} IN ({listed})"
-        con.execute(f"CREATE OR REPLACE TEMP VIEW {identifier(view)} AS SELECT * FROM {identifier(f'_{view}_dataset')}{where}")
+        source = identifier(f"_{view}_dataset")
+        con.execute(f"CREATE OR REPLACE TEMP VIEW {identifier(view)} AS SELECT * FROM {source}{where}")
         return view
 
 
@@ -129,6 +151,36 @@ def _stored(schema: pa.Schema) -> pa.Schema:
     return pa.schema([f.with_type(utc) if pa.types.is_timestamp(f.type) else f for f in schema])
 
 
-def _with_window(reader: pa.RecordBatchReader, schema: pa.Schema, window: str) -> Iterable[pa.RecordBatch]:
-    for batch in reader:
-        yield pa.RecordBatch.from_arrays([*batch.columns, pa.array([window] * len(batch), pa.string())], schema=schema)
+def _reader(rows: duckdb.DuckDBPyRelation | pa.Table) -> pa.RecordBatchReader:
+    if isinstance(rows, pa.Table):
+        reader = pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches())
+    else:
+        reader = rows.to_arrow_reader(100_000)
+    return reader.cast(_stored(reader.schema))
+
+
+def _windowed(schema: pa.Schema) -> pa.Schema:
+    return schema.append(pa.field(PARTITION, pa.string()))
+
+
+def _with_window(reader: pa.RecordBatchReader, window: str) -> pa.RecordBatchReader:
+    schema = _windowed(reader.schema)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            key = pa.array([window] * len(batch), pa.string())
+            yield pa.RecordBatch.from_arrays([*batch.columns, key], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _again_on_conflict(write: Callable[[], None]) -> None:
+    """Write, and once more when another process committed to the table meanwhile."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return write()
+        except CommitFailedError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            sleep((0.05 + random.random() / 10) * (attempt + 1))
+    return None

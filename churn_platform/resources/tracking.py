@@ -106,9 +106,7 @@ class Tracking:
         ) as active:
             yield str(active.info.run_id)
 
-    def log_model(
-        self, pipeline: Pipeline, inputs: pd.DataFrame, folder: Path, tags: dict[str, str]
-    ) -> ModelVersion:
+    def log_model(self, pipeline: Pipeline, inputs: pd.DataFrame, folder: Path, tags: dict[str, str]) -> ModelVersion:
         """Log a fitted pipeline into the active run, register it and make it the challenger.
 
         Args:
@@ -193,7 +191,11 @@ class Tracking:
         """The local path of a file that was kept with a run."""
         import mlflow
 
-        return str(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=self.settings.tracking_uri))
+        return str(
+            mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=name, tracking_uri=self.settings.tracking_uri
+            )
+        )
 
     def load(self, version: ModelVersion) -> RegisteredModel:
         """Load a version.

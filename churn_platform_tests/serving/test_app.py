@@ -41,7 +41,7 @@ class FakePredictor:
 
 
 class Client:
-    """Calls an app without a server between. (Starlette's own test client wants a library that is not installed.)"""
+    """Calls an app with no server between; Starlette's own test client wants httpx2, which we do not have."""
 
     def __init__(self, app):
         self.app = app

@@ -11,9 +11,6 @@ from churn_platform.resources.tracking import RegisteredModel, RegistryError
 from serving.predictor import Predictor
 from serving.schema import RefusedError
 
-# MLflow 3.17 builds its SQLite store with a loader strategy that SQLAlchemy 2.1 is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
 SNAPSHOT = datetime(2024, 3, 1, tzinfo=UTC)
 ROW = {"purchases_30d": 2.0, "amount_30d": 30.0, "copy": 15.0, "segment": "gold", "snapshot_time": SNAPSHOT}
 

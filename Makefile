@@ -1,0 +1,59 @@
+# Everything a person does with the platform. `make up` and `make test` are the two that a newcomer needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+export CHURN_HOME ?= $(CURDIR)/.churn
+
+.DEFAULT_GOAL := help
+.PHONY: help up down next-month status test lint format clean lock check
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+up: $(VENV)/.installed ## land the history, play it, start Dagster and the endpoint
+	@$(BIN)/churn up
+
+down: $(VENV)/.installed ## stop Dagster and the endpoint; data and models stay
+	@$(BIN)/churn down
+
+next-month: $(VENV)/.installed ## land the next month's raw data, and nothing else
+	@$(BIN)/churn land
+
+status: $(VENV)/.installed ## what runs, which windows are done, who is champion
+	@$(BIN)/churn status
+
+check: $(VENV)/.installed ## read contract.yaml back in words, or say what is wrong with it
+	@$(BIN)/churn contract check
+
+test: $(VENV)/.installed ## all tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## style, types and definitions
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed ## put the code in shape
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## stop everything; remove the environment, all data and all models
+	@if [ -x $(BIN)/churn ]; then $(BIN)/churn down; fi
+	rm -rf $(VENV) $(CHURN_HOME) build dist .mypy_cache .ruff_cache .hypothesis
+
+# Bytecode is compiled at install: without it every cold start of Dagster is several times slower.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or make PYTHON=/path/to/it"; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "installing the locked packages into $(VENV)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: ## resolve the newest versions that pyproject.toml allows into the two lock files
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --all-extras --group dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --extra serving -c requirements.lock pyproject.toml -o serving/requirements.lock

@@ -1,0 +1,213 @@
+"""The command `churn`: what a person does with the platform on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from churn_platform import local
+from churn_platform import settings as environment
+from churn_platform.contract import Contract, ContractError, as_utc
+from churn_platform.contract import load as load_contract
+from churn_platform.explain import explain
+from churn_platform.settings import SettingsError
+from churn_platform.sources.base import SourceError
+
+if TYPE_CHECKING:
+    from churn_platform.settings import Settings
+    from churn_platform.sources.landing import LandingSource
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The churn platform.", pretty_exceptions_enable=False
+)
+contract_app = typer.Typer(no_args_is_help=True, help="Check and explain contract.yaml.")
+app.add_typer(contract_app, name="contract")
+
+
+def main() -> None:
+    """Run the command; an error that a user can cause is a message, not a traceback."""
+    try:
+        app()
+    except (ContractError, SettingsError, SourceError, local.LocalError) as error:
+        typer.secho(str(error), fg="red", err=True)
+        sys.exit(2)
+
+
+@contract_app.command("check")
+def contract_check(
+    path: Annotated[Path | None, typer.Argument(help="default: contract.yaml, or CHURN_CONTRACT")] = None,
+    source: Annotated[bool, typer.Option(help="also look whether the source fits the contract")] = True,
+) -> None:
+    """Say in words what a contract means, or what is wrong with it."""
+    settings = environment.settings()
+    chosen = path or settings.contract
+    contract = load_contract(chosen)
+    typer.echo(explain(contract))
+    if source:
+        typer.echo(_look_at_source(contract, settings.model_copy(update={"contract": chosen.resolve()})))
+
+
+@app.command()
+def land(
+    history: Annotated[bool, typer.Option("--history", help="everything up to source.present")] = False,
+) -> None:
+    """Land raw data of a demonstration source: the next window, or the history. Nothing else happens."""
+    contract, settings = _environment()
+    source = _landing(contract, settings)
+    producer = source.producer()
+    if history:
+        present = as_utc(source.contract.source.present, contract.zone)  # type: ignore[union-attr]
+        pending = source.pending(present)
+        if pending:
+            typer.echo(producer.notice)
+    else:
+        pending = [source.next_window()]
+    for window in pending:
+        rows = source.land(window, producer)
+        typer.echo(f"landed window {window.key}: {rows:,} rows in {source.landing}")
+
+
+@app.command()
+def play() -> None:
+    """Process every window that has landed, in this process, as the daemon would have."""
+    contract, settings = _environment()
+    if not _play(contract, settings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def up() -> None:
+    """Land the history, play it, and start Dagster and the endpoint."""
+    began = time.monotonic()
+    contract, settings = _environment()
+    typer.echo(f"contract {contract.name} ({settings.contract}), home {settings.home}")
+    if contract.source.kind in ("complete_journey", "simulated"):
+        land(history=True)
+    good = _play(contract, settings)
+    for service in local.services(settings):
+        fresh = local.start(service, settings)
+        typer.echo(f"{service.name}: {'starting' if fresh else 'runs already'}")
+    dagster, serving = local.services(settings)
+    local.wait(dagster, settings)
+    typer.echo(f"\n  Dagster   {dagster.url}   (asset graph: {dagster.url}/asset-groups)")
+    if good:
+        local.wait(serving, settings)
+        customer = _some_customer(contract, settings)
+        body = f'{{"{contract.serving.customer_field}": "{customer}"}}'
+        typer.echo(f"  Endpoint  {serving.url}/predict")
+        typer.echo(f"\n  curl -s {serving.url}/predict -H 'Content-Type: application/json' -d '{body}'\n")
+        typer.echo(f"up in {time.monotonic() - began:.0f} s. `make next-month` lands more data, `make down` stops.")
+    else:
+        typer.secho(
+            "The play stopped (see above). Dagster runs, so that you can look; the endpoint waits for a champion.",
+            fg="yellow",
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def down() -> None:
+    """Stop Dagster and the endpoint. Data and models stay."""
+    _, settings = _environment(with_contract=False)
+    for service in reversed(local.services(settings)):
+        stopped = local.stop(service.name, settings)
+        typer.echo(f"{service.name}: {'stopped' if stopped else 'did not run'}")
+
+
+@app.command()
+def status() -> None:
+    """What runs, which windows are processed, and which model is champion."""
+    contract, settings = _environment()
+    from churn_platform.resources.storage import TableStore
+    from churn_platform.resources.tracking import CHALLENGER, CHAMPION, Tracking
+
+    local.follow(settings, typer.echo)
+    tables, tracking = TableStore(settings.tables), Tracking(contract, settings)
+    done = tables.windows("customer_features")
+    typer.echo(f"  windows  {len(done)} processed" + (f", newest {done[-1]}" if done else ""))
+    for alias in (CHAMPION, CHALLENGER):
+        version = tracking.version_of(alias)
+        words = f"version {version.version}, trained as of {version.tags['window']}" if version else "none yet"
+        typer.echo(f"  {alias:<10} {words}")
+
+
+# ------------------------------------------------------------------------------------------------------- helpers
+
+
+def _environment(with_contract: bool = True) -> tuple[Contract, Settings]:
+    settings = environment.settings()
+    contract = environment.contract() if with_contract else Contract.model_construct()
+    local.prepare(settings)
+    return contract, settings
+
+
+def _landing(contract: Contract, settings: Settings) -> LandingSource:
+    from churn_platform.sources import open_source
+    from churn_platform.sources.landing import LandingSource
+
+    source = open_source(contract, settings)
+    if not isinstance(source, LandingSource):
+        raise SourceError(
+            f"the source `{contract.source.kind}` is your own, so its data lands without us: write it where the contract "
+            "points, and the landing sensor starts the cycle. `churn land` is for the demonstration sources."
+        )
+    return source
+
+
+def _play(contract: Contract, settings: Settings) -> bool:
+    from churn_platform.play import catch_up
+
+    return catch_up(contract, settings, typer.echo)
+
+
+def _look_at_source(contract: Contract, settings: Settings) -> str:
+    from churn_platform.engine import connection
+    from churn_platform.sources import open_source
+    from churn_platform.windows import windows
+
+    source = open_source(contract, settings)
+    with connection(contract.time.timezone) as con:
+        watermark = source.watermark(con)
+        if watermark is None:
+            return "\nThe source holds no data yet" + (
+                " (`churn land --history` lands some)."
+                if contract.source.kind in ("complete_journey", "simulated")
+                else "."
+            )
+        found = list(windows(contract, watermark))
+        if not found:
+            raise SourceError(
+                f"the source's data is complete until {watermark:%Y-%m-%d %H:%M %Z}, and no {contract.time.cadence} window "
+                f"from {contract.time.start} on is over by then. Set time.start before the first row of your data."
+            )
+        from churn_platform.ml import ingestion
+        from churn_platform.ml.masking import install_key
+
+        install_key(con, settings.key)
+        for name in contract.tables.items():
+            ingestion.typed_rows(con, contract, name, source.rows(con, name, found[0]), found[0])
+    return (
+        f"\nThe source fits the contract. Its data is complete until {watermark:%Y-%m-%d %H:%M %Z}: "
+        f"{len(found)} windows, {found[0].key} to {found[-1].key}."
+    )
+
+
+def _some_customer(contract: Contract, settings: Settings) -> object:
+    """A customer to show a call with."""
+    from churn_platform.engine import connection, identifier
+    from churn_platform.resources.storage import TableStore
+
+    tables = TableStore(settings.tables)
+    key = identifier(contract.customer.name)
+    with connection() as con:
+        tables.read(con, "customer_features", tables.windows("customer_features")[-1:])
+        row = con.execute(f"SELECT {key} FROM customer_features ORDER BY hash({key}) LIMIT 1").fetchone()
+    return row[0] if row else "1"
+
+
+if __name__ == "__main__":
+    main()

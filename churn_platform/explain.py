@@ -1,0 +1,134 @@
+"""A contract in words, for people who want to know what they have just written down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from churn_platform.contract import Column, Contract, Table
+
+
+def explain(contract: Contract) -> str:
+    """The contract, read back."""
+    return "\n".join(
+        [
+            f"Contract {contract.name}, answered for by {contract.owner} (fingerprint {contract.fingerprint})",
+            "",
+            *_time(contract),
+            *_tables(contract),
+            *_features(contract),
+            *_label(contract),
+            *_model(contract),
+            *_monitoring(contract),
+        ]
+    )
+
+
+def _time(contract: Contract) -> list[str]:
+    time = contract.time
+    end = f"until {time.end}" if time.end else "with no end"
+    return [
+        f"History: {time.cadence} windows from {time.start} {end}, in {time.timezone}. "
+        f"A customer is called {contract.customer.name} ({contract.customer.type}).",
+        "",
+    ]
+
+
+def _tables(contract: Contract) -> list[str]:
+    lines = [f"Tables, from the source `{contract.source.kind}`:"]
+    for name, table in contract.tables.items().items():
+        where = table.path or table.relation or ("a query" if table.query else "")
+        lines.append(f"  {name}{f' ({where})' if where else ''}: customer in {table.customer}{_roles(table)}")
+        lines += [f"    {column}: {_column(spec)}" for column, spec in table.columns.items()]
+        once = f"; {', '.join(table.unique)} may appear once only" if table.unique else ""
+        lines.append(
+            f"    a window needs {table.min_rows:,} good rows, and is refused when more than "
+            f"{table.max_quarantined:.1%} are bad{once}"
+        )
+    return [*lines, ""]
+
+
+def _roles(table: Table) -> str:
+    words = ""
+    for role in ("time", "amount", "order"):
+        column = getattr(table, role, None)
+        if column:
+            words += f", {role} in {column}"
+    return words
+
+
+def _column(column: Column) -> str:
+    words = [column.type, "may be missing" if column.nullable else "always there"]
+    if column.from_ is not None:
+        words.append(f"read from {column.from_}")
+    if column.min is not None or column.max is not None:
+        low = "" if column.min is None else f"from {column.min} "
+        high = "" if column.max is None else f"up to {column.max}"
+        words.append(f"{low}{high}".strip())
+    if column.allowed is not None:
+        words.append(f"one of {', '.join(column.allowed)}")
+    if column.pattern is not None:
+        words.append(f"like {column.pattern}")
+    masked = {
+        "drop": "personal: never read",
+        "hash": "personal: stored as a keyed hash",
+        "bucket": f"personal: stored in steps of {column.bucket}",
+    }
+    if column.pii in masked:
+        words.append(masked[column.pii])
+    return ", ".join(words) + (f" ({column.description})" if column.description else "")
+
+
+def _features(contract: Contract) -> list[str]:
+    watched = set(contract.watched_features)
+    lines = [f"Features, version {contract.features.version}, {len(contract.feature_names)} of them:"]
+    for name in contract.feature_names:
+        kind = "category" if contract.is_categorical(name) else "number"
+        note = "" if name in watched else "; not watched for drift"
+        lines.append(f"  {name} ({kind}): {contract.describe_feature(name)}{note}")
+    if contract.slices:
+        lines.append(f"  reported by slice: {', '.join(contract.slices)}")
+    return [*lines, ""]
+
+
+def _label(contract: Contract) -> list[str]:
+    if contract.snapshots is not None:
+        label = contract.snapshots.label
+        return [
+            f"Churn: {label.column} is {label.positive!r}; known {label.matures_after_days} days after the row's date.",
+            "",
+        ]
+    label_spec = contract.label
+    if label_spec is None:
+        return []
+    lead = f" after a lead of {label_spec.lead_days} days" if label_spec.lead_days else ""
+    return [
+        f"Churn: a customer who bought in the last {label_spec.active_within_days} days buys nothing for "
+        f"{label_spec.horizon_days} days{lead}. First observation after {label_spec.warmup_days} days of history.",
+        "",
+    ]
+
+
+def _model(contract: Contract) -> list[str]:
+    model, gates = contract.model, contract.gates
+    bounds = [f"{metric} at least {bound}" for metric, bound in gates.minimum.items()]
+    bounds += [f"{metric} at most {bound}" for metric, bound in gates.maximum.items()]
+    return [
+        f"Model: {model.family}, seed {model.seed}; validated on {model.validation_windows} and tested on "
+        f"{model.test_windows} newest labelled window(s); the first is trained when {model.min_windows} are labelled. "
+        f"High Risk from {model.threshold} on.",
+        f"Gates: {gates.min_test_rows:,} test rows with {gates.min_test_churners:,} churners; a recorded signature; better "
+        f"than the churn rate alone and not worse than the champion, both with {gates.confidence:.0%} confidence"
+        + (f"; {'; '.join(bounds)}." if bounds else "."),
+        "",
+    ]
+
+
+def _monitoring(contract: Contract) -> list[str]:
+    drift, policy = contract.drift, contract.retraining
+    return [
+        f"Drift: {drift.method} above {drift.threshold} on {drift.share:.0%} of the watched features.",
+        f"Retraining: when {policy.drifted_windows} of the last {policy.of_last} windows drifted, or live ROC AUC falls by "
+        f"more than {policy.performance_drop}; at least {policy.cooldown_windows} windows apart, at most "
+        f"{policy.budget.retrains} in {policy.budget.windows} windows.",
+    ]

@@ -1,0 +1,197 @@
+"""The platform on one machine: its home, and the processes that `churn up` starts and `churn down` stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from churn_platform.settings import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from churn_platform.settings import Settings
+
+
+class LocalError(RuntimeError):
+    """The platform cannot be started or stopped here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process of the platform. `ready` is the path that answers 200 once it is."""
+
+    name: str
+    command: list[str]
+    port: int
+    ready: str
+    wait_seconds: float
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def services(settings: Settings) -> list[Service]:
+    """What runs: Dagster (web server, daemon, code location) and the endpoint."""
+    python = sys.executable
+    dagster = [python, "-m", "dagster", "dev", "--workspace", str(PROJECT / "workspace.yaml")]
+    bento = [python, "-m", "bentoml", "serve", "serving.service:ChurnService", "--host", "127.0.0.1"]
+    return [
+        Service(
+            "dagster", [*dagster, "--port", str(settings.dagster_port)], settings.dagster_port, "/server_info", 120
+        ),
+        Service("serving", [*bento, "--port", str(settings.serving_port)], settings.serving_port, "/readyz", 120),
+    ]
+
+
+def prepare(settings: Settings) -> None:
+    """Make the home, and let this process and its children find Dagster's instance in it."""
+    home = settings.home / "dagster"
+    for folder in (home, settings.home / "logs", settings.home / "run"):
+        folder.mkdir(parents=True, exist_ok=True)
+    link = home / "dagster.yaml"
+    if "DAGSTER_HOME" not in os.environ:
+        if not link.is_symlink() or link.readlink() != PROJECT / "dagster.yaml":
+            link.unlink(missing_ok=True)
+            link.symlink_to(PROJECT / "dagster.yaml")
+        os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["CHURN_HOME"] = str(settings.home)
+    os.environ["CHURN_CONTRACT"] = str(settings.contract)
+
+
+def start(service: Service, settings: Settings) -> bool:
+    """Start a process in the background; returns False if it runs already.
+
+    Raises:
+        LocalError: another program holds the port.
+    """
+    if pid_of(service.name, settings) is not None:
+        return False
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", service.port))
+        except OSError:
+            variable = f"CHURN_{service.name.upper()}_PORT"
+            raise LocalError(
+                f"port {service.port} is taken by another program. Choose another: {variable}=... make up"
+            ) from None
+    with (settings.home / "logs" / f"{service.name}.log").open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603
+            service.command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    record = {"pid": process.pid, "started": _started(process.pid), "port": service.port}
+    _pidfile(service.name, settings).write_text(json.dumps(record))
+    return True
+
+
+def wait(service: Service, settings: Settings) -> float:
+    """Wait until a service answers; returns the seconds that it took.
+
+    Raises:
+        LocalError: it died or did not answer in time; the end of its log is in the message.
+    """
+    began = time.monotonic()
+    while time.monotonic() - began < service.wait_seconds:
+        if pid_of(service.name, settings) is None:
+            raise LocalError(f"{service.name} stopped while starting:\n{_tail(service, settings)}")
+        if answers(service.url + service.ready):
+            return time.monotonic() - began
+        time.sleep(0.2)
+    raise LocalError(f"{service.name} did not answer in {service.wait_seconds:.0f} s:\n{_tail(service, settings)}")
+
+
+def answers(url: str) -> bool:
+    """Whether a URL answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop(name: str, settings: Settings, patience: float = 20.0) -> bool:
+    """Stop a process and its children, kindly first; returns False if it did not run."""
+    pid = pid_of(name, settings)
+    if pid is None:
+        _pidfile(name, settings).unlink(missing_ok=True)
+        return False
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            break
+        if _gone(pid, patience):
+            break
+    _pidfile(name, settings).unlink(missing_ok=True)
+    return True
+
+
+def pid_of(name: str, settings: Settings) -> int | None:
+    """The process id of a service that runs, or None. A pid that another program got since does not count."""
+    try:
+        record = json.loads(_pidfile(name, settings).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    pid = int(record["pid"])
+    return pid if _started(pid) == record["started"] else None
+
+
+def follow(settings: Settings, say: Callable[[str], None]) -> None:
+    """Say what runs, and where."""
+    for service in services(settings):
+        pid = pid_of(service.name, settings)
+        if pid is None:
+            say(f"  {service.name:<8} stopped")
+        else:
+            state = "ready" if answers(service.url + service.ready) else "not ready"
+            say(f"  {service.name:<8} {state} at {service.url} (pid {pid}, log {_log(service, settings)})")
+
+
+def _pidfile(name: str, settings: Settings) -> Path:
+    return settings.home / "run" / f"{name}.json"
+
+
+def _log(service: Service, settings: Settings) -> Path:
+    return settings.home / "logs" / f"{service.name}.log"
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in the kernel's clock ticks; None where it does not run (a zombie does not)."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _gone(group: int, patience: float) -> bool:
+    began = time.monotonic()
+    while time.monotonic() - began < patience:
+        try:
+            os.waitpid(group, os.WNOHANG)  # a child of this very process would stay as a zombie
+        except ChildProcessError:
+            pass
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _tail(service: Service, settings: Settings, lines: int = 25) -> str:
+    text = _log(service, settings).read_text(errors="replace").splitlines()[-lines:]
+    return "\n".join(f"  {line}" for line in text)

@@ -1,0 +1,152 @@
+"""Playing history: what the daemon would have done, window after window, in one process.
+
+A platform that starts on years of data has to catch up before it can watch anything. The same jobs run as in
+production, by the same rules (prepare, train the first model when enough labels are mature, then cycle and let the
+policy decide), only without a process per run: libraries that take seconds to import are imported once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from churn_platform.automation import state
+from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, SCORE
+from churn_platform.automation.sensors import REASON, WINDOW
+from churn_platform.definitions import build, resources
+from churn_platform.ml import policy
+from churn_platform.resources.tracking import CHAMPION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from churn_platform.contract import Contract
+    from churn_platform.resources.storage import TableStore
+    from churn_platform.resources.tracking import Tracking
+    from churn_platform.settings import Settings
+    from churn_platform.sources import Source
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run of a job ended. `why` is empty when it succeeded."""
+
+    job: str
+    window: str
+    seconds: float
+    why: str
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.why
+
+
+class Player:
+    """Runs the jobs of a contract in this process."""
+
+    def __init__(
+        self, contract: Contract, settings: Settings, instance: dg.DagsterInstance, say: Callable[[str], None]
+    ) -> None:
+        self.contract = contract
+        self.instance = instance
+        self.say = say
+        self.definitions = build(contract, settings)
+        parts: dict[str, Any] = resources(contract, settings)
+        self.source: Source = parts["source"]
+        self.tables: TableStore = parts["tables"]
+        self.tracking: Tracking = parts["tracking"]
+
+    def catch_up(self) -> bool:
+        """Process every window that is due, oldest first; returns whether all of it succeeded.
+
+        A window that fails stops the play: later windows are computed from it.
+        """
+        due = state.due(self.contract, self.source, self.tables)
+        self.say(f"{len(due)} windows to process" if due else "every window that has landed is processed already")
+        for position, window in enumerate(due):
+            has_champion = self.tracking.version_of(CHAMPION) is not None
+            place = f"[{position + 1}/{len(due)}]"
+            if not self._run(
+                CYCLE if has_champion else PREPARE, window.key, f"window {window.key} has landed", place
+            ).succeeded:
+                return False
+            if has_champion:
+                self._retrain_if_worth_it(window.key)
+            elif state.enough_labels(self.contract, self.tables) and not self._first_model():
+                return False
+        if self.tracking.version_of(CHAMPION) is not None:
+            return True
+        if state.enough_labels(self.contract, self.tables):  # a play that was killed just before
+            return self._first_model()
+        self.say("no model yet: labels of too few windows are mature (model.min_windows)")
+        return True
+
+    def _first_model(self) -> bool:
+        newest = self.tables.windows("customer_features")[-1]
+        if not self._run(RETRAIN, newest, "there is no champion yet", "[model]", partitioned=False).succeeded:
+            return False
+        return self._run(SCORE, newest, "the first champion", "[model]").succeeded
+
+    def _retrain_if_worth_it(self, key: str) -> None:
+        found = state.verdicts(self.instance, "drift_report", "drifted")
+        drifted = {window: bool(value) for window, value in found.items()}
+        drops = {w: float(v) for w, v in state.verdicts(self.instance, "model_performance", "drop").items()}
+        decision = policy.decide(
+            self.contract,
+            self.tables.windows("customer_features"),
+            drifted,
+            drops,
+            state.retrained_windows(self.tracking),
+        )
+        self.say(f"    policy: {'retrain' if decision.retrain else 'no retrain'}: {decision.reason}")
+        if decision.retrain:
+            self._run(RETRAIN, key, decision.reason, "[model]", partitioned=False)
+
+    def _run(self, job: str, key: str, reason: str, place: str, partitioned: bool = True) -> Outcome:
+        started = time.monotonic()
+        with contextlib.redirect_stdout(io.StringIO()):  # Feast prints its progress; ours is one line a window
+            result = self.definitions.resolve_job_def(job).execute_in_process(
+                instance=self.instance,
+                partition_key=key if partitioned else None,
+                tags={REASON: reason, WINDOW: key},
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                raise_on_error=False,
+            )
+        outcome = Outcome(job, key, time.monotonic() - started, "" if result.success else _why(result))
+        line = f"{place:>8} {job:<15} {key}  {outcome.seconds:5.1f} s"
+        self.say(line if outcome.succeeded else f"{line}  FAILED\n{outcome.why}")
+        return outcome
+
+
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    """What failed, in the words of the checks and assets themselves."""
+    found = []
+    for event in result.all_events:
+        if event.event_type_value == "ASSET_CHECK_EVALUATION":
+            evaluation: Any = event.event_specific_data
+            if not evaluation.passed:
+                words = evaluation.metadata.get("verdict")
+                remedy = evaluation.metadata.get("what_to_do")
+                found.append(
+                    f"  {evaluation.asset_key.to_user_string()}: {evaluation.check_name}: {words.value if words else ''}"
+                )
+                found += [f"    -> {remedy.value}"] if remedy else []
+        elif event.event_type_value == "STEP_FAILURE":
+            failure: Any = event.event_specific_data
+            description = failure.user_failure_data.description if failure.user_failure_data else None
+            error = failure.error.cause or failure.error if failure.error else None
+            text = description or (error.message.strip() if error else "")
+            if "blocking asset check" not in text:
+                found.append(f"  {event.step_key}: {text}")
+    return "\n".join(found) or "  see the run in Dagster"
+
+
+def catch_up(contract: Contract, settings: Settings, say: Callable[[str], None]) -> bool:
+    """Process all that has landed, on the instance at DAGSTER_HOME."""
+    with dg.DagsterInstance.get() as instance:
+        return Player(contract, settings, instance, say).catch_up()

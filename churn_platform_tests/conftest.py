@@ -1,0 +1,24 @@
+"""What all tests share: a home of their own, and settings that are read anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from churn_platform import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """CHURN_HOME in a folder of the test's own; nothing is remembered from test to test."""
+    monkeypatch.setenv("CHURN_HOME", str(tmp_path / "home"))
+    settings.settings.cache_clear()
+    settings.contract.cache_clear()
+    yield tmp_path / "home"
+    settings.settings.cache_clear()
+    settings.contract.cache_clear()

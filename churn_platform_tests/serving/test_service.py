@@ -1,0 +1,274 @@
+"""The real service: `bentoml serve` in a process of its own, over a real registry and a real online store."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = 2  # so that metrics must be summed over processes, and both must follow the registry
+
+
+def test_serving_never_imports_dagster_and_importing_the_service_is_light():
+    """BentoML's supervisor imports the service too: what it loads is paid for twice."""
+    found = modules_after("import serving.service, serving.app, serving.predictor, serving.schema")
+    assert not any(name.split(".")[0].startswith("dagster") for name in found)
+    assert not found & {"mlflow", "feast", "sklearn", "pandas"}
+
+
+def test_the_app_and_the_predictor_can_be_imported_without_bentoml():
+    assert "bentoml" not in modules_after("import serving.app, serving.predictor, serving.schema")
+
+
+def test_the_service_does_not_start_without_a_usable_contract(tmp_path):
+    (tmp_path / "contract.yaml").write_text("contract: 1\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHURN_CONTRACT": str(tmp_path / "contract.yaml")}
+    command = [bentoml(), "serve", "serving.service:ChurnService", "--port", str(free_port())]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment | home(tmp_path), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "contract.yaml has" in done.stdout + done.stderr
+    assert "customer: this key is required and missing." in done.stdout + done.stderr
+
+
+def modules_after(statement):
+    command = [sys.executable, "-c", f"{statement}\nimport sys\nprint(*sys.modules)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def bentoml():
+    return str(Path(sys.executable).with_name("bentoml"))
+
+
+def home(folder):
+    """BentoML keeps the metrics of all its services in its home, and a service that starts deletes them."""
+    return {"BENTOML_HOME": str(folder / "bentoml")}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Server:
+    """A running service."""
+
+    def __init__(self, world, folder):
+        self.log_file = folder / "log"
+        self.url = f"http://127.0.0.1:{free_port()}"
+        command = [bentoml(), "serve", "serving.service:ChurnService", "--host", "127.0.0.1"]
+        environment = {
+            **os.environ,
+            **world.environment,
+            **home(folder),
+            "PYTHONPATH": str(ROOT),
+            "CHURN_SERVING_WORKERS": str(WORKERS),
+            "CHURN_SERVING_REFRESH_SECONDS": "0.5",
+        }
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", self.url.rsplit(":", 1)[1]],
+                cwd=folder,  # not the project: an installed package starts anywhere
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self):
+        return self.log_file.read_text()
+
+    def get(self, path):
+        return httpx.get(self.url + path, timeout=20)
+
+    def predict(self, content, content_type="application/json"):
+        headers = {"content-type": content_type} if content_type else {}
+        return httpx.post(self.url + "/predict", content=content, headers=headers, timeout=20)
+
+    def wait(self, condition, seconds=40):
+        """Wait until a condition holds; a refused connection is one that does not."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log
+            try:
+                if condition():
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"not within {seconds} seconds:\n{self.log}")
+
+    def wait_for_champion(self, version):
+        """Until each of the workers serves a version."""
+        self.wait(lambda: self.log.count(f"version {version} is the champion") == WORKERS)
+        self.wait(lambda: self.get("/readyz").status_code == 200)
+
+    def figure(self, name, **labels):
+        """The value of a series in /metrics, or None."""
+        for line in self.get("/metrics").text.splitlines():
+            series = re.fullmatch(r"(\w+?)(?:\{(.*)\})? (\S+)", line)
+            if series and series[1] == name and dict(re.findall(r'(\w+)="([^"]*)"', series[2] or "")) == labels:
+                return float(series[3])
+        return None
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(15)
+
+
+@pytest.fixture(scope="module")
+def world(make_world):
+    return make_world(family="gradient_boosting")
+
+
+@pytest.fixture(scope="module")
+def before(world, tmp_path_factory):
+    """A service that was started in an empty world, and what it answered there."""
+    server = Server(world, tmp_path_factory.mktemp("server"))
+    try:
+        server.wait(lambda: server.log.count("has no champion") == WORKERS)
+        paths = ("/livez", "/healthz", "/readyz", "/health", "/model", "/metrics")
+        answers = {path: server.get(path) for path in paths}
+        answers["/predict"] = server.predict(b'{"user_id": "1"}')
+        yield server, answers
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(before, world):
+    """The same service, after features and a champion have appeared; it was not told."""
+    server, _ = before
+    world.bring_features_online()
+    world.promote()
+    server.wait_for_champion(1)
+    return server
+
+
+def test_without_a_champion_the_service_is_alive_but_not_ready(before):
+    _, answers = before
+    statuses = {path: answer.status_code for path, answer in answers.items()}
+    assert statuses == {
+        "/livez": 200,
+        "/healthz": 200,
+        "/readyz": 503,
+        "/health": 503,
+        "/model": 503,
+        "/metrics": 200,
+        "/predict": 503,
+    }
+    assert answers["/predict"].json()["error"]["code"] == "not_ready"
+    assert answers["/health"].json()["status"] == "unavailable"
+
+
+def test_it_becomes_ready_by_itself_once_there_is_a_champion(server):
+    for path in ("/livez", "/healthz", "/readyz", "/health", "/model"):
+        assert server.get(path).status_code == 200, path
+    assert server.get("/health").json()["status"] == "healthy"
+
+
+def test_a_known_customer_is_answered(server, world):
+    answer = server.predict(b'{"user_id": "1"}')
+    assert answer.status_code == 200
+    body = answer.json()
+    assert set(body) == {
+        "user_id",
+        "churn_probability",
+        "prediction",
+        "features",
+        "model_version",
+        "feature_timestamp",
+    }
+    assert body["user_id"] == "1"
+    assert 0 <= body["churn_probability"] <= 1
+    assert body["prediction"] == ("High Risk" if body["churn_probability"] >= 0.5 else "Low Risk")
+    assert list(body["features"]) == world.contract.feature_names
+    assert body["feature_timestamp"] == "2024-03-01T00:00:00Z"
+    by_number = server.predict(b'{"user_id": 1}').json()
+    assert (by_number["user_id"], by_number["features"]) == ("1", body["features"])
+
+
+def test_a_customer_with_missing_features_is_answered_with_nulls(server):
+    features = server.predict(b'{"user_id": "2"}').json()["features"]
+    assert features == {"purchases_30d": features["purchases_30d"], "amount_30d": None, "copy": None, "segment": None}
+
+
+def test_a_bad_request_is_refused_in_json(server, bad_request):
+    answer = server.predict(bad_request.body, bad_request.content_type)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (bad_request.status, bad_request.code)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/nope", 404),
+        ("POST", "/predict/", 404),
+        ("GET", "/predict", 405),
+        ("DELETE", "/predict", 405),
+        ("POST", "/readyz", 405),
+    ],
+)
+def test_what_is_not_there_is_refused_in_json(server, method, path, status):
+    answer = httpx.request(method, server.url + path, timeout=20)
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"code", "message"}
+
+
+def test_the_metrics_of_all_workers_are_summed_beside_bentomls_own(server):
+    def answered():
+        version = server.get("/model").json()["version"]
+        risks = ("High Risk", "Low Risk")
+        return sum(server.figure("churn_predictions_total", model_version=version, prediction=risk) for risk in risks)
+
+    count, errors = answered(), server.figure("churn_prediction_errors_total", code="unknown_customer")
+    timed = server.figure("churn_prediction_seconds_count")
+    for _ in range(20):  # a new connection each: they spread over the workers
+        assert server.predict(b'{"user_id": "1"}').status_code == 200
+    server.predict(b'{"user_id": "nobody"}')
+    assert answered() == count + 20
+    assert server.figure("churn_prediction_errors_total", code="unknown_customer") == errors + 1
+    assert server.figure("churn_prediction_seconds_count") == timed + 21
+    text = server.get("/metrics").text
+    assert 'churn_model_info{model_version="1"}' in text
+    assert re.search(r'bentoml_service_request_total\{endpoint="/predict",http_response_code="200"', text)
+
+
+def test_a_new_champion_takes_over_while_requests_go_on(server, world):
+    old = server.get("/model").json()["version"]
+    new = str(world.promote(seed=1).version)
+    seen = []
+
+    def taken_over():
+        answer = server.predict(b'{"user_id": "1"}')
+        assert answer.status_code == 200
+        seen.append((answer.json()["model_version"], answer.json()["churn_probability"]))
+        return server.log.count(f"version {new} is the champion") == WORKERS
+
+    server.wait(taken_over)
+    assert server.predict(b'{"user_id": "1"}').json()["model_version"] == new
+    assert {version for version, _ in seen} <= {old, new}
+    assert len(set(seen)) == len({version for version, _ in seen}), "one version, one probability"
+    assert server.figure("churn_model_info", model_version=new) == 1
+    assert server.figure("churn_model_info", model_version=old) == 0
+
+
+def test_ids_do_not_reach_the_log(server):
+    server.predict(b'{"user_id": "customer-4711"}')
+    server.predict(b'{"user_id": "customer-4711\\n"}')
+    assert "4711" not in server.log
