@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -87,26 +88,29 @@ def up() -> None:
     typer.echo(f"contract {contract.name} ({settings.contract}), home {settings.home}")
     if contract.source.kind in ("complete_journey", "simulated"):
         land(history=True)
-    good = _play(contract, settings)
+    played = _play(contract, settings)
     for service in local.services(settings):
         fresh = local.start(service, settings)
         typer.echo(f"{service.name}: {'starting' if fresh else 'runs already'}")
     dagster, serving = local.services(settings)
     local.wait(dagster, settings)
     typer.echo(f"\n  Dagster   {dagster.url}   (asset graph: {dagster.url}/asset-groups)")
-    if good:
-        local.wait(serving, settings)
-        customer = _some_customer(contract, settings)
-        body = f'{{"{contract.serving.customer_field}": "{customer}"}}'
-        typer.echo(f"  Endpoint  {serving.url}/predict")
-        typer.echo(f"\n  curl -s {serving.url}/predict -H 'Content-Type: application/json' -d '{body}'\n")
-        typer.echo(f"up in {time.monotonic() - began:.0f} s. `make next-month` lands more data, `make down` stops.")
-    else:
+    if not played:
+        typer.secho("A window failed (see above), so the play stopped. Dagster runs: look there.", fg="yellow")
+        raise typer.Exit(1)
+    if _champion(contract, settings) is None:
         typer.secho(
-            "The play stopped (see above). Dagster runs, so that you can look; the endpoint waits for a champion.",
+            "There is no champion: too few labels, or no candidate passed its gates (see above). The endpoint answers 503 "
+            "until there is one.",
             fg="yellow",
         )
-        raise typer.Exit(1)
+        return
+    local.wait(serving, settings)
+    customer = _some_customer(contract, settings)
+    body = json.dumps({contract.serving.customer_field: customer})
+    typer.echo(f"  Endpoint  {serving.url}/predict")
+    typer.echo(f"\n  curl -s {serving.url}/predict -H 'Content-Type: application/json' -d '{body}'\n")
+    typer.echo(f"up in {time.monotonic() - began:.0f} s. `make next-month` lands more data, `make down` stops.")
 
 
 @app.command()
@@ -162,6 +166,13 @@ def _play(contract: Contract, settings: Settings) -> bool:
     from churn_platform.play import catch_up
 
     return catch_up(contract, settings, typer.echo)
+
+
+def _champion(contract: Contract, settings: Settings) -> str | None:
+    from churn_platform.resources.tracking import CHAMPION, Tracking
+
+    version = Tracking(contract, settings).version_of(CHAMPION)
+    return None if version is None else str(version.version)
 
 
 def _look_at_source(contract: Contract, settings: Settings) -> str:

@@ -11,17 +11,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 # Columns that the platform itself adds to the tables it makes. A contract may not use them for anything else.
 SNAPSHOT_TIME = "snapshot_time"  # the instant at which a row of features is true; features look only before it
@@ -33,6 +35,8 @@ MODEL_VERSION = "model_version"
 RESERVED_COLUMNS = frozenset(
     {SNAPSHOT_TIME, LABEL, MATURED_AT, PROBABILITY, PREDICTION, MODEL_VERSION, "event_timestamp"}
 )
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _DATE_CODES = frozenset(["", *"aAwdbBmyYHIpMSfgnzZjUWcxX%GVu", *(f"-{code}" for code in "dmyHIMSj")]) - {""}
@@ -120,6 +124,7 @@ class Column(_Strict):
 
     @property
     def numeric(self) -> bool:
+        """Whether it holds numbers."""
         return self.type in ("integer", "float")
 
 
@@ -142,6 +147,7 @@ class Table(_Strict):
 
     @property
     def time_column(self) -> str | None:
+        """The column that says when a row's event was, if the table has one."""
         return getattr(self, "time", None)
 
     @cached_property
@@ -171,6 +177,8 @@ class Customers(Table):
 
 
 class SnapshotLabel(_Strict):
+    """The column of a snapshots table that says who churned."""
+
     column: str
     positive: str | int | float | bool = 1
     negative: str | int | float | bool | None = Field(
@@ -188,6 +196,8 @@ class Snapshots(Table):
 
 
 class Tables(_Strict):
+    """The tables that the source holds."""
+
     transactions: Transactions | None = None
     customers: Customers | None = None
     contacts: Contacts | None = None
@@ -214,6 +224,8 @@ class FeatureKind:
 
 
 class Kind(StrEnum):
+    """The kinds of features."""
+
     count = "count"  # type: ignore[assignment]  # a text has a method of this name
     sum = "sum"
     mean = "mean"
@@ -241,6 +253,8 @@ FEATURE_KINDS: dict[Kind, FeatureKind] = {
 
 
 class Feature(_Strict):
+    """The definition of one feature."""
+
     kind: Kind = Field(strict=False)  # YAML has no enumerations
     table: Literal["transactions", "contacts", "customers", "snapshots"] = "transactions"
     column: str | None = None
@@ -250,6 +264,8 @@ class Feature(_Strict):
 
 
 class Features(_Strict):
+    """All features, and how long they hold."""
+
     version: int = Field(1, ge=1, description="raise it when a definition changes its meaning")
     ttl_days: int = Field(400, ge=1, description="how long a feature value counts as known")
     definitions: dict[str, Feature] = {}
@@ -265,6 +281,8 @@ class Label(_Strict):
 
 
 class ModelSpec(_Strict):
+    """How models are trained, and on which windows they are judged."""
+
     family: Literal["logistic_regression", "random_forest", "gradient_boosting"] = "gradient_boosting"
     params: dict[str, float | int | str | bool | None] = {}
     seed: int = Field(7, ge=0)
@@ -275,9 +293,7 @@ class ModelSpec(_Strict):
     threshold: float = Field(0.5, gt=0, lt=1, description="from this probability on a customer is High Risk")
 
 
-Metric = Literal[
-    "roc_auc", "pr_auc", "brier", "calibration_error", "accuracy", "precision_macro", "recall_macro"
-]
+Metric = Literal["roc_auc", "pr_auc", "brier", "calibration_error", "accuracy", "precision_macro", "recall_macro"]
 
 
 class Gates(_Strict):
@@ -294,21 +310,25 @@ DriftMethod = Literal["psi", "jensenshannon", "wasserstein", "hellinger"]
 
 
 class DriftOverride(_Strict):
+    """How drift of one column is judged, where that differs."""
+
     method: DriftMethod | None = None
     threshold: float | None = Field(None, gt=0)
 
 
 class Drift(_Strict):
+    """How drift is judged."""
+
     method: DriftMethod = "psi"
     threshold: float = Field(0.1, gt=0, description="a column whose distance is larger has drifted")
-    share: float = Field(
-        0.3, gt=0, le=1, description="a window has drifted when this share of the watched columns has"
-    )
+    share: float = Field(0.3, gt=0, le=1, description="a window has drifted when this share of the watched columns has")
     sample_rows: int = Field(50_000, ge=1_000)
     columns: dict[str, DriftOverride] = {}
 
 
 class Budget(_Strict):
+    """How many retrains there may be in how many windows."""
+
     retrains: int = Field(4, ge=0)
     windows: int = Field(12, ge=1)
 
@@ -322,10 +342,12 @@ class Retraining(_Strict):
         0.05, gt=0, lt=1, description="a live ROC AUC lower than at promotion by more than this asks for a retrain"
     )
     cooldown_windows: int = Field(1, ge=0)
-    budget: Budget = Field(default_factory=lambda: Budget())
+    budget: Budget = Field(default_factory=Budget)
 
 
 class Time(_Strict):
+    """The history, and the windows that it is cut into."""
+
     start: date = Field(ge=date(1900, 1, 1), lt=date(2200, 1, 1), description="the first window starts here")
     end: date | None = Field(None, description="the last window ends here; without it, history goes on")
     cadence: Literal["daily", "weekly", "monthly"] = "monthly"
@@ -333,11 +355,15 @@ class Time(_Strict):
 
 
 class Customer(_Strict):
+    """The key of a customer."""
+
     name: str = Field(description="the key of a customer in every table that the platform makes")
     type: Literal["string", "integer"] = "string"
 
 
 class Serving(_Strict):
+    """The endpoint's own words."""
+
     customer_field: str = Field(
         "user_id", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="what requests and responses call the customer"
     )
@@ -353,19 +379,20 @@ class Contract(_Strict):
     customer: Customer
     time: Time
     tables: Tables
-    features: Features = Field(default_factory=lambda: Features())
+    features: Features = Field(default_factory=Features)
     slices: list[str] = Field([], description="features whose values split the customers into groups to report on")
     label: Label | None = None
-    model: ModelSpec = Field(default_factory=lambda: ModelSpec())
-    gates: Gates = Field(default_factory=lambda: Gates())
-    drift: Drift = Field(default_factory=lambda: Drift())
-    retraining: Retraining = Field(default_factory=lambda: Retraining())
-    serving: Serving = Field(default_factory=lambda: Serving())
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    gates: Gates = Field(default_factory=Gates)
+    drift: Drift = Field(default_factory=Drift)
+    retraining: Retraining = Field(default_factory=Retraining)
+    serving: Serving = Field(default_factory=Serving)
 
     # -- what the rest of the platform derives from it
 
     @property
     def snapshots(self) -> Snapshots | None:
+        """The labelled snapshots table, where the contract describes one."""
         return self.tables.snapshots
 
     @property
@@ -375,6 +402,7 @@ class Contract(_Strict):
 
     @property
     def zone(self) -> ZoneInfo:
+        """The contract's time zone."""
         return ZoneInfo(self.time.timezone)
 
     @cached_property
@@ -407,19 +435,23 @@ class Contract(_Strict):
         return words if feature.table in ("transactions", "snapshots") else f"{words} (from {feature.table})"
 
     def is_categorical(self, name: str) -> bool:
+        """Whether a feature is text rather than a number."""
         column = self.feature_column(name)
         return column is not None and (column.type in ("string", "boolean") or column.pii == "hash")
 
     @property
     def feature_names(self) -> list[str]:
+        """The features, in the contract's order."""
         return list(self.feature_definitions)
 
     @property
     def numeric_features(self) -> list[str]:
+        """The features that are numbers."""
         return [name for name in self.feature_definitions if not self.is_categorical(name)]
 
     @property
     def categorical_features(self) -> list[str]:
+        """The features that are text."""
         return [name for name in self.feature_definitions if self.is_categorical(name)]
 
     @property
@@ -433,6 +465,7 @@ class Contract(_Strict):
 
     @property
     def metrics_gated(self) -> list[str]:
+        """The metrics that a gate bounds."""
         return [*self.gates.minimum, *(m for m in self.gates.maximum if m not in self.gates.minimum)]
 
     @cached_property
@@ -442,6 +475,17 @@ class Contract(_Strict):
 
 
 # ------------------------------------------------------------------------------------------------ reading the file
+
+
+def given(value: T | None) -> T:
+    """A section that the contract's own check has made sure of.
+
+    Raises:
+        ValueError: it is not there: this contract is of another shape.
+    """
+    if value is None:
+        raise ValueError("this contract does not describe what is asked for: it is of the other shape")
+    return value
 
 
 @dataclass(frozen=True)
@@ -602,7 +646,13 @@ def _first_model(annotation: Any) -> type[BaseModel] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
-_ALTERNATIVES = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "date": "a date"}
+_ALTERNATIVES = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "date": "a date",
+}
 
 
 def _explain(details: Any) -> Problem:
@@ -612,38 +662,49 @@ def _explain(details: Any) -> Problem:
         path = (path[0], *path[2:])
     kind, message, given = details["type"], details["msg"], details.get("input")
     if kind == "extra_forbidden":
-        model = _model_at(tuple(details["loc"][:-1]))
-        known = [field.alias or name for name, field in model.model_fields.items()] if model else []
-        near = difflib.get_close_matches(str(path[-1]), known, n=1)
-        remedy = f"Did you mean `{near[0]}`?" if near else f"Remove it; known here: {', '.join(known)}."
-        return Problem(path, "this key is not known.", remedy)
-    if kind == "missing":
-        return Problem(path, "this key is required and missing.", f"Add `{path[-1]}:` to this section.")
-    if kind in ("literal_error", "enum", "union_tag_invalid"):
+        found = (path, "this key is not known.", _near_key(details["loc"]))
+    elif kind == "missing":
+        found = (path, "this key is required and missing.", f"Add `{path[-1]}:` to this section.")
+    elif kind in ("literal_error", "enum", "union_tag_invalid"):
         expected = str(details["ctx"].get("expected") or details["ctx"].get("expected_tags"))
         value = details["ctx"].get("tag", given)
-        path = (*path, "kind") if kind == "union_tag_invalid" else path
         near = difflib.get_close_matches(str(value).lower(), re.findall(r"'([^']+)'", expected), n=1, cutoff=0.5)
         meant = f"Did you mean `{near[0]}`? " if near else ""
-        return Problem(path, f"{value!r} is not one of the choices.", f"{meant}Use one of: {expected}.")
-    if kind == "union_tag_not_found":
-        return Problem((*path, "kind"), "this key is required and missing.", f"Use one of: {', '.join(_SOURCES)}.")
-    if kind == "string_pattern_mismatch" and path[-1] == "url_variable":  # may be the URL itself: not quoted
+        path = (*path, "kind") if kind == "union_tag_invalid" else path
+        found = (path, f"{value!r} is not one of the choices.", f"{meant}Use one of: {expected}.")
+    elif kind == "union_tag_not_found":
+        found = ((*path, "kind"), "this key is required and missing.", f"Use one of: {', '.join(_SOURCES)}.")
+    elif kind == "string_pattern_mismatch" and path[-1] == "url_variable":  # may be the URL itself: not quoted
         remedy = "Write the variable's name here, and put the URL into the environment."
-        return Problem(path, "this is not the name of an environment variable.", remedy)
-    if kind == "string_pattern_mismatch":
-        return Problem(path, f"{given!r} is not a usable name.", "Use lower-case letters, digits and _.")
-    if kind == "invalid_key":
-        return Problem(path, "a key has to be text.", "Put it in quotes.")
-    remedy = "Correct the value."
+        found = (path, "this is not the name of an environment variable.", remedy)
+    elif kind == "string_pattern_mismatch":
+        found = (path, f"{given!r} is not a usable name.", "Use lower-case letters, digits and _.")
+    elif kind == "invalid_key":
+        found = (path, "a key has to be text.", "Put it in quotes.")
+    else:
+        shown = f" (found {given!r})" if isinstance(given, str | int | float | bool | date) else ""
+        found = (path, f"{message}{shown}.", _remedy_of_type(kind, given))
+    return Problem(*found)
+
+
+def _near_key(location: tuple[str | int, ...]) -> str:
+    """What to do about an unknown key."""
+    model = _model_at(location[:-1])
+    known = [field.alias or name for name, field in model.model_fields.items()] if model else []
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"Did you mean `{near[0]}`?" if near else f"Remove it; known here: {', '.join(known)}."
+
+
+def _remedy_of_type(kind: str, given: Any) -> str:
+    """What to do about a value of the wrong type."""
+    if given is None:
+        return "Give a value, or remove the key."
     if kind == "string_type" and isinstance(given, int | float | date):
-        remedy = "Put it in quotes."
-    elif isinstance(given, str) and kind in ("int_type", "float_type", "bool_type", "date_type"):
-        remedy = "Write it without quotes." if re.fullmatch(r"[\d.-]+|true|false", given) else remedy
-    elif given is None:
-        remedy = "Give a value, or remove the key."
-    shown = f" (found {given!r})" if isinstance(given, str | int | float | bool | date) else ""
-    return Problem(path, f"{message}{shown}.", remedy)
+        return "Put it in quotes."
+    quoted = isinstance(given, str) and re.fullmatch(r"[\d.-]+|true|false", given)
+    if quoted and kind in ("int_type", "float_type", "bool_type", "date_type"):
+        return "Write it without quotes."
+    return "Correct the value."
 
 
 def _merged(problems: list[Problem]) -> list[Problem]:
@@ -660,7 +721,9 @@ def _merged(problems: list[Problem]) -> list[Problem]:
         if len(by_key[key]) == 1:
             found.append(Problem(key, "", ""))
         words = " or ".join(by_key[key])
-        place = next(at for at, earlier in enumerate(found) if earlier.path == key and earlier.what in ("", "wrong type."))
+        place = next(
+            at for at, earlier in enumerate(found) if earlier.path == key and earlier.what in ("", "wrong type.")
+        )
         found[place] = Problem(key, "wrong type.", f"Write {words}.")
     return found
 
@@ -703,6 +766,7 @@ class _Contradictions:
             self.say(("label",), "this section is required with `transactions`.", "Add `label:` with horizon_days.")
 
     def check_tables(self) -> None:
+        """Every role names a column that can play it."""
         for name, table in self.contract.tables.items().items():
             at = ("tables", name)
             for role in ("customer", "time", "amount", "order"):
@@ -713,38 +777,36 @@ class _Contradictions:
                 self._role(table, (*at, "unique", position), column)
             customer = table.columns.get(table.customer)
             if customer is not None:
-                if customer.nullable:
-                    remedy = "Remove `nullable`."
-                    self.say((*at, "columns", table.customer), "the customer's column cannot be nullable.", remedy)
-                hashed = customer.pii == "hash"
-                if not hashed and customer.type != self.contract.customer.type:
-                    what = f"the type is {customer.type}, but customer.type is {self.contract.customer.type}."
-                    self.say((*at, "columns", table.customer, "type"), what, "Make both the same.")
-                if hashed and self.contract.customer.type != "string":
-                    what = "a hashed customer is text, but customer.type is integer."
-                    self.say(("customer", "type"), what, "Use `type: string` there.")
-                if customer.pii == "bucket":
-                    remedy = "Use `pii: hash`."
-                    self.say((*at, "columns", table.customer, "pii"), "a customer cannot be bucketed.", remedy)
-            time = table.columns.get(table.time_column) if table.time_column else None
-            if time is not None and time.type not in ("timestamp", "date"):
-                path = (*at, "columns", str(table.time_column), "type")
-                self.say(path, f"the time column is a {time.type}.", "Use timestamp or date.")
-            amount = table.columns.get(getattr(table, "amount", ""))
-            if amount is not None and not amount.numeric:
-                path = (*at, "columns", str(getattr(table, "amount", "")), "type")
-                self.say(path, f"the amount is a {amount.type}.", "Use float or integer.")
-            for role in ("time", "order"):
-                column = table.columns.get(getattr(table, role, None) or "")
-                if column is not None and column.nullable:
-                    path = (*at, "columns", getattr(table, role), "nullable")
-                    self.say(path, f"the {role} column cannot be nullable.", "Remove `nullable`.")
-            for role in ("time", "amount"):
-                column = table.columns.get(getattr(table, role, None) or "")
-                if column is not None and column.pii == "hash":
-                    path = (*at, "columns", getattr(table, role), "pii")
-                    self.say(path, f"the {role} cannot be hashed: nothing could be computed of it.", "Remove `pii`.")
+                self._customer(customer, (*at, "columns", table.customer))
+            for role in ("time", "amount", "order"):
+                column_name = getattr(table, role, None)
+                if column_name in table.columns:
+                    self._played(role, table.columns[column_name], (*at, "columns", column_name))
             self._columns(table, at)
+
+    def _customer(self, column: Column, path: tuple[str | int, ...]) -> None:
+        expected = self.contract.customer.type
+        if column.nullable:
+            self.say(path, "the customer's column cannot be nullable.", "Remove `nullable`.")
+        if column.pii != "hash" and column.type != expected:
+            what = f"the type is {column.type}, but customer.type is {expected}."
+            self.say((*path, "type"), what, "Make both the same.")
+        if column.pii == "hash" and expected != "string":
+            what = f"a hashed customer is text, but customer.type is {expected}."
+            self.say(("customer", "type"), what, "Use `type: string` there.")
+        if column.pii == "bucket":
+            self.say((*path, "pii"), "a customer cannot be bucketed.", "Use `pii: hash`.")
+
+    def _played(self, role: str, column: Column, path: tuple[str | int, ...]) -> None:
+        if role == "time" and column.type not in ("timestamp", "date"):
+            self.say((*path, "type"), f"the time column is a {column.type}.", "Use timestamp or date.")
+        if role == "amount" and not column.numeric:
+            self.say((*path, "type"), f"the amount is a {column.type}.", "Use float or integer.")
+        if role in ("time", "order") and column.nullable:
+            self.say((*path, "nullable"), f"the {role} column cannot be nullable.", "Remove `nullable`.")
+        if role in ("time", "amount") and column.pii == "hash":
+            what = f"the {role} cannot be hashed: nothing could be computed of it."
+            self.say((*path, "pii"), what, "Remove `pii`.")
 
     def _role(self, table: Table, path: tuple[str | int, ...], column: str) -> None:
         if column not in table.columns:
@@ -917,34 +979,41 @@ class _Contradictions:
                 self.say(path, f"{name!r} cannot be a feature's name.", "Use another: letters, digits and _.")
             table = contract.tables.items().get(feature.table)
             if table is None:
-                self.say((*path, "table"), f"the contract has no table {feature.table!r}.", "Describe it, or change this.")
+                self.say(
+                    (*path, "table"), f"the contract has no table {feature.table!r}.", "Describe it, or change this."
+                )
                 continue
-            if kind.windowed != (feature.window_days is not None):
-                remedy = "Add window_days." if kind.windowed else "Remove window_days."
-                what = f"`{feature.kind.value}` {'looks' if kind.windowed else 'does not look'} back a number of days."
-                self.say(path, what, remedy)
-            tabular = feature.table in ("customers", "snapshots")
-            if (feature.kind is Kind.column) != tabular:
-                remedy = "Kind `column` goes with customers or snapshots, every other kind with events."
-                self.say((*path, "kind"), f"`{feature.kind.value}` does not go with {feature.table}.", remedy)
-            needs_column = feature.kind in (Kind.column, Kind.distinct) or (
-                kind.takes_column and feature.table == "contacts"
-            )
-            if needs_column and feature.column is None:
-                self.say((*path, "column"), "this key is required and missing.", "Name a column of the table.")
-            if feature.column is not None:
-                if not kind.takes_column:
-                    self.say((*path, "column"), f"`{feature.kind.value}` takes no column.", "Remove it.")
-                self._role(table, (*path, "column"), feature.column)
-                column = table.columns.get(feature.column)
-                summed = feature.kind in (Kind.sum, Kind.mean, Kind.max)
-                if column is not None and summed and (not column.numeric or column.pii == "hash"):
-                    self.say((*path, "column"), f"{feature.column!r} is not a number.", "Choose a numeric column.")
-                if column is not None and feature.kind is Kind.column and column.type in ("timestamp", "date"):
-                    what = f"{feature.column!r} is a {column.type}: a model would learn the calendar."
-                    self.say((*path, "column"), what, "Choose text, a number or true and false.")
+            self._feature(feature, kind, table, path)
         if contract.tables.snapshots is not None:
             self._label_among_features(contract.tables.snapshots)
+
+    def _feature(self, feature: Feature, kind: FeatureKind, table: Table, path: tuple[str | int, ...]) -> None:
+        if kind.windowed != (feature.window_days is not None):
+            remedy = "Add window_days." if kind.windowed else "Remove window_days."
+            what = f"`{feature.kind.value}` {'looks' if kind.windowed else 'does not look'} back a number of days."
+            self.say(path, what, remedy)
+        if (feature.kind is Kind.column) != (feature.table in ("customers", "snapshots")):
+            remedy = "Kind `column` goes with customers or snapshots, every other kind with events."
+            self.say((*path, "kind"), f"`{feature.kind.value}` does not go with {feature.table}.", remedy)
+        of_contacts = kind.takes_column and feature.table == "contacts"
+        if feature.column is not None:
+            self._feature_column(feature, kind, table, (*path, "column"))
+        elif of_contacts or feature.kind in (Kind.column, Kind.distinct):
+            self.say((*path, "column"), "this key is required and missing.", "Name a column of the table.")
+
+    def _feature_column(self, feature: Feature, kind: FeatureKind, table: Table, path: tuple[str | int, ...]) -> None:
+        if not kind.takes_column:
+            self.say(path, f"`{feature.kind.value}` takes no column.", "Remove it.")
+        self._role(table, path, str(feature.column))
+        column = table.columns.get(str(feature.column))
+        if column is None:
+            return
+        summed = feature.kind in (Kind.sum, Kind.mean, Kind.max)
+        if summed and (not column.numeric or column.pii == "hash"):
+            self.say(path, f"{feature.column!r} is not a number.", "Choose a numeric column.")
+        if feature.kind is Kind.column and column.type in ("timestamp", "date"):
+            what = f"{feature.column!r} is a {column.type}: a model would learn the calendar."
+            self.say(path, what, "Choose text, a number or true and false.")
 
     def _label_among_features(self, snapshots: Snapshots) -> None:
         for name, feature in self.contract.features.definitions.items():
@@ -1004,7 +1073,7 @@ def _contradictions(contract: Contract) -> list[Problem]:
     return _Contradictions(contract).run()
 
 
-def label_value(column: Column, value: str | int | float | bool) -> str | float | bool:
+def label_value(column: Column, value: str | float | bool) -> str | float | bool:
     """A label's value as the column's type has it: 1 means true in a column of booleans.
 
     Raises:
@@ -1022,7 +1091,7 @@ def label_value(column: Column, value: str | int | float | bool) -> str | float 
 def as_utc(moment: datetime | date, zone: ZoneInfo) -> datetime:
     """A date (its midnight) or a time without a zone is in `zone`; the result is in UTC."""
     if not isinstance(moment, datetime):
-        moment = datetime(moment.year, moment.month, moment.day)
+        moment = datetime(moment.year, moment.month, moment.day, tzinfo=zone)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     return moment.astimezone(ZoneInfo("UTC"))

@@ -62,40 +62,45 @@ class Player:
         self.tracking: Tracking = parts["tracking"]
 
     def catch_up(self) -> bool:
-        """Process every window that is due, oldest first; returns whether all of it succeeded.
+        """Process every window that is due, oldest first; returns whether all of them were.
 
-        A window that fails stops the play: later windows are computed from it.
+        A window that fails stops the play: later windows are computed from it. A candidate that its gates refuse does
+        not: that is an answer, and more labels may change it.
         """
         due = state.due(self.contract, self.source, self.tables)
         self.say(f"{len(due)} windows to process" if due else "every window that has landed is processed already")
         for position, window in enumerate(due):
-            has_champion = self.tracking.version_of(CHAMPION) is not None
+            job = PREPARE if self._champion() is None else CYCLE
             place = f"[{position + 1}/{len(due)}]"
-            if not self._run(
-                CYCLE if has_champion else PREPARE, window.key, f"window {window.key} has landed", place
-            ).succeeded:
+            if not self._run(job, window.key, f"window {window.key} has landed", place).succeeded:
                 return False
-            if has_champion:
+            if job == CYCLE:
                 self._retrain_if_worth_it(window.key)
-            elif state.enough_labels(self.contract, self.tables) and not self._first_model():
-                return False
-        if self.tracking.version_of(CHAMPION) is not None:
-            return True
-        if state.enough_labels(self.contract, self.tables):  # a play that was killed just before
-            return self._first_model()
-        self.say("no model yet: labels of too few windows are mature (model.min_windows)")
+            else:
+                self._first_model(window.key)
+        if not due and self._champion() is None:  # a play that was killed before its first model
+            self._first_model(max(self.tables.windows("customer_features"), default=""))
+        elif self._champion() is not None:  # or right after it
+            self._first_scores()
         return True
 
-    def _first_model(self) -> bool:
-        newest = self.tables.windows("customer_features")[-1]
-        if not self._run(RETRAIN, newest, "there is no champion yet", "[model]", partitioned=False).succeeded:
-            return False
-        return self._run(SCORE, newest, "the first champion", "[model]").succeeded
+    def _champion(self) -> str | None:
+        version = self.tracking.version_of(CHAMPION)
+        return None if version is None else str(version.version)
+
+    def _first_model(self, newest: str) -> None:
+        if state.lacking_labels(self.contract, self.tables):
+            return
+        if self._run(RETRAIN, newest, "there is no champion yet", "[model]", partitioned=False).succeeded:
+            self._first_scores()
+
+    def _first_scores(self) -> None:
+        newest = state.unscored(self.tables)
+        if newest is not None:
+            self._run(SCORE, newest, "the first champion", "[model]")
 
     def _retrain_if_worth_it(self, key: str) -> None:
-        found = state.verdicts(self.instance, "drift_report", "drifted")
-        drifted = {window: bool(value) for window, value in found.items()}
-        drops = {w: float(v) for w, v in state.verdicts(self.instance, "model_performance", "drop").items()}
+        drifted, drops = state.monitored(self.instance, str(self._champion()))
         decision = policy.decide(
             self.contract,
             self.tables.windows("customer_features"),

@@ -62,22 +62,27 @@ class Settings(BaseSettings):
 
     @property
     def tables(self) -> str:
+        """Where the tables are."""
         return self.warehouse or str(self.home / "warehouse")
 
     @property
     def landing(self) -> Path:
+        """Where the data of the demonstration lands."""
         return self.home / "landing"
 
     @property
     def tracking_uri(self) -> str:
+        """MLflow's tracking server, or its database."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
 
     @property
     def artifacts(self) -> str:
+        """Where MLflow keeps models and plots."""
         return self.mlflow_artifacts or str(self.home / "mlflow")
 
     @property
     def registry(self) -> str:
+        """Feast's registry."""
         return self.feast_registry or f"sqlite:///{self.home / 'feast_registry.db'}"
 
     @cached_property

@@ -55,14 +55,12 @@ def window(contract: Contract, key: str) -> Window:
     """
     time = contract.time
     try:
-        start = date.fromisoformat(key)
+        start = datetime.strptime(key, "%Y-%m-%d").replace(tzinfo=contract.zone).date()
         following = _next(start, time.cadence)
-        if start.isoformat() != key:
-            raise ValueError
     except (ValueError, OverflowError):
         raise ValueError(f"{key!r} names no window: write the date on which one starts, YYYY-MM-DD.") from None
     begins = {"monthly": start.day == 1, "weekly": (start - time.start).days % 7 == 0, "daily": True}[time.cadence]
-    if begins and start >= time.start and (time.end is None or following <= time.end):
+    if begins and key == start.isoformat() and start >= time.start and (time.end is None or following <= time.end):
         return Window(as_utc(start, contract.zone), as_utc(following, contract.zone), key)
     raise ValueError(
         f"no {time.cadence} window starts on {key}: the contract's history starts on {time.start} and "

@@ -65,9 +65,7 @@ def test_an_empty_variable_counts_as_missing(home: Path, monkeypatch: pytest.Mon
         ("CHURN_PII_KEY", "short"),
     ],
 )
-def test_a_wrong_value_names_its_variable(
-    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_a_wrong_value_names_its_variable(home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
         settings()
@@ -117,7 +115,9 @@ def test_importing_the_platform_switches_telemetry_off_but_leaves_the_last_word_
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "false"}
     environment.pop("DO_NOT_TRACK", None)
     root = Path(__file__).resolve().parent.parent
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=root)
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=root
+    )
     assert told.stdout.split() == ["1", "false"]
 
 

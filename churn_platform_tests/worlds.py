@@ -94,7 +94,9 @@ def all_windows(contract: Contract) -> list[Window]:
     return list(windows(contract, LATER))
 
 
-def purchases(seed: int, customers: int = 12, rows: int = 150, start: str = "2024-01-01", days: int = 180) -> pd.DataFrame:
+def purchases(
+    seed: int, customers: int = 12, rows: int = 150, start: str = "2024-01-01", days: int = 180
+) -> pd.DataFrame:
     """Purchases with what makes trouble: lines of one receipt, equal times, round times, missing shops."""
     random = np.random.default_rng(seed)
     hours = random.integers(0, days * 24, rows)

@@ -68,6 +68,18 @@ def needed_history(contract: Contract, key: str, there: list[str], table: str) -
     return wanted
 
 
+def require_window(key: str, there: list[str], table: str) -> None:
+    """Refuse to go on without a window of a table: an empty result would look like a window without customers.
+
+    Raises:
+        dagster.Failure: the table lacks the window.
+    """
+    if key not in there:
+        raise dg.Failure(
+            description=f"{table} lacks the window {key}. Materialize {table} for it first.", allow_retries=False
+        )
+
+
 def column_schema(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
     """A table schema from name to (type, description)."""
     return dg.TableSchema(

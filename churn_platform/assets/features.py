@@ -6,7 +6,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
-from churn_platform.assets.common import WRITES, column_schema, feature_columns, history, needed_history, partitions
+from churn_platform.assets.common import WRITES, column_schema, feature_columns, history, needed_history, partitions, require_window
 from churn_platform.contract import FEATURE_KINDS, Contract, Kind
 from churn_platform.engine import connection
 from churn_platform.ml import features
@@ -49,6 +49,7 @@ def _customer_features(contract: Contract) -> dg.AssetsDefinition:
                 keys = [key]
                 if table.time_column is not None and contract.snapshots is None:
                     keys = needed_history(contract, key, there, f"validated_{name}")
+                require_window(key, there, f"validated_{name}")
                 tables.read(con, f"validated_{name}", keys)
             version = tables.write("customer_features", features.build(con, contract, window(contract, key)), key)
             tables.read(con, "customer_features", [key])
@@ -113,6 +114,7 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
         store: dg.ResourceParam[FeatureStore],
     ) -> dg.MaterializeResult:
         chosen = window(contract, context.partition_key)
+        require_window(chosen.key, tables.windows("customer_features"), "customer_features")
         applied = store.apply(tables.path("customer_features"))
         newest = tables.windows("customer_features")[-1]
         online = chosen.key == newest

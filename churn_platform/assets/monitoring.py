@@ -1,17 +1,18 @@
 """Monitoring: has the world moved away from what the champion knows, and how good was it really."""
 
-from pathlib import Path
+import math
 
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
-from churn_platform.assets.common import WRITES, history, partitions, plot
+from churn_platform.assets.common import WRITES, history, partitions, plot, require_window
 from churn_platform.assets.training import REFERENCE
 from churn_platform.contract import LABEL, MODEL_VERSION, PROBABILITY, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection, identifier
 from churn_platform.ml import drift, metrics, plots
 from churn_platform.ml.features import AT_RISK
+from churn_platform.ml.splits import window_keys
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import RegistryError, Tracking
 from churn_platform.settings import Settings
@@ -60,6 +61,8 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
         settings: dg.ResourceParam[Settings],
     ) -> dg.MaterializeResult:
         key = context.partition_key
+        for table in ("customer_features", "churn_scores"):
+            require_window(key, tables.windows(table), table)
         page = settings.home / "reports" / f"drift-{key}.html"
         customer = identifier(contract.customer.name)
         with connection() as con:
@@ -81,7 +84,10 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
         except drift.DriftError as error:  # too few customers to speak of drift: an answer, not a fault
             context.log.warning("%s", error)
             tables.write("drift_report", _DRIFT_SCHEMA.empty_table(), key)
-            return dg.MaterializeResult(metadata={"drifted": False, "why": str(error)})
+            page.unlink(missing_ok=True)
+            return dg.MaterializeResult(
+                metadata={"drifted": False, "why": str(error), "model_version": champion.version}
+            )
         rows = [
             {
                 "column": column.column,
@@ -132,6 +138,7 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
     ) -> dg.MaterializeResult:
         key = context.partition_key
+        require_window(key, tables.windows("churn_labels"), "churn_labels")
         customer = identifier(contract.customer.name)
         with connection() as con:
             tables.read(con, "churn_labels", [key])
@@ -145,11 +152,16 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
                 "ORDER BY ALL"
             ).df()
         rows = []
-        for (model, observed), part in joined.groupby([MODEL_VERSION, SNAPSHOT_TIME], sort=True):
+        # rows of a snapshots table may each have a time of day of their own: a window's customers are judged together
+        joined["_observed"] = window_keys(contract, joined[SNAPSHOT_TIME].dt.tz_convert("UTC"))
+        for (_, model), part in joined.groupby(["_observed", MODEL_VERSION], sort=True):
             known = tracking.version(str(model)).tags
-            if pd.Timestamp(observed) < pd.Timestamp(known["labels_known_until"]):
-                context.log.info("version %s had seen labels of %s: not counted", model, observed)
+            unseen = part[part[SNAPSHOT_TIME] >= pd.Timestamp(known["labels_known_until"])]
+            if len(unseen) < len(part):
+                context.log.info("version %s had seen %s of these labels: not counted", model, len(part) - len(unseen))
+            if unseen.empty:
                 continue
+            part, observed = unseen, unseen[SNAPSHOT_TIME].max()
             labels, probability = part[LABEL].to_numpy(dtype="float64"), part[PROBABILITY].to_numpy(dtype="float64")
             measured = metrics.evaluate(labels, probability, contract.model.threshold)
             rows.append(
@@ -170,6 +182,10 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
         table = pa.Table.from_pylist(rows, schema=_PERFORMANCE_SCHEMA)
         version = tables.write("model_performance", table, key)
         newest = rows[-1]
+        # on few customers ROC AUC is chance, and no reason to retrain
+        churners = newest["rows"] * newest["churn_rate"]
+        known_well = newest["rows"] >= contract.gates.min_test_rows and churners >= contract.gates.min_test_churners
+        drop = float(newest["promised_roc_auc"]) - float(newest["roc_auc"])
         with connection() as con:
             tables.read(con, "model_performance")
             past = con.sql(
@@ -187,7 +203,7 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
                 "roc_auc": float(newest["roc_auc"]),
                 "brier": float(newest["brier"]),
                 "calibration_error": float(newest["calibration_error"]),
-                "drop": float(newest["promised_roc_auc"]) - float(newest["roc_auc"]),
+                **({"drop": drop} if known_well and not math.isnan(drop) else {}),
                 "performance": plot(figure),
                 "table_version": version,
             },

@@ -33,16 +33,21 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         challenger, before = tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)
         if challenger is None:
-            raise dg.Failure(description="there is no challenger: materialize candidate_model first.")
+            raise dg.Failure(
+                description="there is no challenger: materialize candidate_model first.", allow_retries=False
+            )
         version, previous = str(challenger.version), str(before.version) if before is not None else None
+        logged = _last_promoted(tables)
+        if previous == version and logged != version:  # a run was killed between alias and log
+            previous = logged
         try:
-            tracking.promote(version, gates.names(contract))
+            tracking.promote(version)
         except RegistryError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        if _last_promoted(tables) != version:  # a run that was killed between alias and log is completed here
+        if logged != version:
             entry = {
                 "version": version,
-                "previous": previous if previous != version else None,
+                "previous": previous,
                 "window": challenger.tags["window"],
                 "training_set_version": int(challenger.tags["training_set_version"]),
                 "test_roc_auc": float(challenger.tags["test_roc_auc"]),

@@ -4,7 +4,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from churn_platform.assets.common import WRITES, column_schema, partitions, plot
+from churn_platform.assets.common import WRITES, column_schema, partitions, plot, require_window
 from churn_platform.contract import MODEL_VERSION, PREDICTION, PROBABILITY, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
 from churn_platform.ml import models, plots
@@ -37,6 +37,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
     ) -> dg.MaterializeResult:
         key = context.partition_key
+        require_window(key, tables.windows("customer_features"), "customer_features")
         try:
             champion = tracking.champion()
         except RegistryError as error:

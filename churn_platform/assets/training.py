@@ -43,7 +43,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
         newest = tables.windows("customer_features")[-1]
         run = context.run
         with (
-            tracking.run(f"as of {newest}", run.root_run_id or run.run_id) as run_id,
+            tracking.run(f"as of {newest}", run.root_run_id or run.run_id, f"training_set@{version}") as run_id,
             tempfile.TemporaryDirectory() as folder,
         ):
             try:

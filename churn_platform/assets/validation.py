@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from churn_platform.assets.common import WRITES, advice, column_schema, partitions
+from churn_platform.assets.common import WRITES, advice, column_schema, partitions, require_window
 from churn_platform.checks.data_quality import specs
 from churn_platform.contract import Contract
 from churn_platform.engine import connection
@@ -48,6 +48,7 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         key = context.partition_key
+        require_window(key, tables.windows(raw_name), raw_name)
         with connection(contract.time.timezone) as con:
             tables.read(con, raw_name, [key], view="raw")
             divided = validation.split(con, contract, name, "raw")

@@ -4,7 +4,7 @@ import dagster as dg
 
 from churn_platform.automation import state
 from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN
-from churn_platform.automation.sensors import REASON, WINDOW, window_request
+from churn_platform.automation.sensors import REASON, WINDOW, last_run, window_request
 from churn_platform.contract import Contract
 from churn_platform.ml import policy
 from churn_platform.resources.storage import TableStore
@@ -38,6 +38,11 @@ def _daily(contract: Contract) -> dg.ScheduleDefinition:
             return request
         if request.job_name == PREPARE:
             return dg.SkipReason("there is no champion yet: the landing sensor prepares windows until there is one")
+        if request.job_name != CYCLE:
+            return dg.SkipReason("the first champion has not scored yet: the landing sensor sees to it")
+        run = last_run(context.instance, request)
+        if run is not None and not run.is_finished:
+            return dg.SkipReason(f"window {request.partition_key} is being processed in run {run.run_id}")
         day = context.scheduled_execution_time.date().isoformat()
         return dg.RunRequest(run_key=f"daily:{day}", partition_key=request.partition_key, tags=request.tags)
 

@@ -7,7 +7,7 @@ sensor that was stopped and goes on later, asks for a run once.
 import dagster as dg
 
 from churn_platform.automation import state
-from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, Jobs
+from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, SCORE, Jobs
 from churn_platform.contract import Contract
 from churn_platform.ml import policy
 from churn_platform.resources.storage import TableStore
@@ -26,8 +26,8 @@ def sensors(contract: Contract, jobs: Jobs) -> list[dg.SensorDefinition]:
 def _landing(contract: Contract, jobs: Jobs) -> dg.SensorDefinition:
     @dg.sensor(
         jobs=[
-            job for job in jobs if job.name in (CYCLE, PREPARE)
-        ],  # before there is a champion a window is only prepared
+            job for job in jobs if job.name in (CYCLE, PREPARE, SCORE)
+        ],  # before there is a champion a window is only prepared; its first scores come later
         name="landing_sensor",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -42,14 +42,14 @@ def _landing(contract: Contract, jobs: Jobs) -> dg.SensorDefinition:
         found = window_request(contract, source, tables, tracking)
         if isinstance(found, dg.SkipReason):
             return found
-        last = context.instance.get_runs(dg.RunsFilter(tags={WINDOW: str(found.partition_key)}), limit=1)
-        if last and last[0].job_name == found.job_name:
-            key, run = found.partition_key, last[0]
-            if not run.is_finished:
-                return dg.SkipReason(f"window {key} is being processed in run {run.run_id}")
+        key, run = found.partition_key, last_run(context.instance, found)
+        if run is not None and not run.is_finished:
+            return dg.SkipReason(f"window {key} is being processed in run {run.run_id}")
+        if run is not None:
+            again = "; the schedule daily_cycle tries again every morning" if found.job_name == CYCLE else ""
             return dg.SkipReason(
                 f"window {key} was not finished by run {run.run_id} ({run.status.value}); later windows wait for it. Look "
-                "at the run, mend the cause and re-execute it; the schedule daily_cycle tries again every morning."
+                f"at the run, mend the cause and re-execute it{again}."
             )
         return dg.SensorResult(run_requests=[found])
 
@@ -64,16 +64,33 @@ def window_request(
         due = state.due(contract, source, tables)
     except SourceError as error:
         return dg.SkipReason(str(error))
-    if not due:
+    has_champion = tracking.version_of(CHAMPION) is not None
+    if due:
+        key, job = due[0].key, CYCLE if has_champion else PREPARE
+        reason = f"window {key} has landed"
+    elif has_champion and (unscored := state.unscored(tables)) is not None:
+        key, job, reason = unscored, SCORE, "the first champion"
+    else:
         return dg.SkipReason("no window has landed that is not processed already")
-    key = due[0].key
-    job = CYCLE if tracking.version_of(CHAMPION) is not None else PREPARE
     return dg.RunRequest(
-        run_key=f"{key}:{job}",
-        job_name=job,
-        partition_key=key,
-        tags={REASON: f"window {key} has landed", WINDOW: key},
+        run_key=f"{key}:{job}", job_name=job, partition_key=key, tags={REASON: reason, WINDOW: key}
     )
+
+
+def last_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.DagsterRun | None:
+    """The newest run of the job that a request asks for, on the same window."""
+    runs = instance.get_runs(
+        dg.RunsFilter(job_name=request.job_name, tags={WINDOW: str(request.partition_key)}), limit=1
+    )
+    return runs[0] if runs else None
+
+
+def retrain_under_way(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+    """A retrain that is queued or runs: its result has to be seen before another is asked for."""
+    finished = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+    statuses = [status for status in dg.DagsterRunStatus if status not in finished]
+    runs = instance.get_runs(dg.RunsFilter(job_name=RETRAIN, statuses=statuses), limit=1)
+    return runs[0] if runs else None
 
 
 def _first_model(contract: Contract) -> dg.SensorDefinition:
@@ -91,8 +108,12 @@ def _first_model(contract: Contract) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         if tracking.version_of(CHAMPION) is not None:
             return dg.SkipReason("there is a champion")
-        if not state.enough_labels(contract, tables):
-            return dg.SkipReason(f"labels of fewer than {contract.model.min_windows} windows are mature")
+        lacking = state.lacking_labels(contract, tables)
+        if lacking:
+            return dg.SkipReason(lacking)
+        run = retrain_under_way(context.instance)
+        if run is not None:
+            return dg.SkipReason(f"a model is being trained in run {run.run_id}")
         newest = tables.windows("churn_labels")[-1]
         return dg.RunRequest(run_key=f"first:{newest}", tags={REASON: "there is no champion yet", WINDOW: newest})
 
@@ -112,10 +133,7 @@ def _drift(contract: Contract) -> dg.SensorDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.SensorResult | dg.SkipReason:
-        drifted = {
-            key: bool(value) for key, value in state.verdicts(context.instance, "drift_report", "drifted").items()
-        }
-        return _judge(contract, context, tables, tracking, drifted=drifted, drops={})
+        return _judge(contract, context, tables, tracking, "drift_report")
 
     return drift_sensor
 
@@ -133,10 +151,7 @@ def _performance(contract: Contract) -> dg.SensorDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.SensorResult | dg.SkipReason:
-        drops = {
-            key: float(value) for key, value in state.verdicts(context.instance, "model_performance", "drop").items()
-        }
-        return _judge(contract, context, tables, tracking, drifted={}, drops=drops)
+        return _judge(contract, context, tables, tracking, "model_performance")
 
     return performance_sensor
 
@@ -146,20 +161,40 @@ def _judge(
     context: dg.SensorEvaluationContext,
     tables: TableStore,
     tracking: Tracking,
-    drifted: dict[str, bool],
-    drops: dict[str, float],
+    asset: str,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Put what is known to the policy. The cursor holds the newest window judged: each window is judged once."""
-    judged = max([*drifted, *drops], default="")
-    if judged <= (context.cursor or ""):
-        return dg.SkipReason(f"nothing new since window {context.cursor}" if context.cursor else "no report yet")
-    if tracking.version_of(CHAMPION) is None:
+    """Put what one monitoring asset says of the champion to the policy.
+
+    The cursor holds the newest window judged. Every window after it is judged, each as of its own time: a sensor that
+    was late decides as one that was not, and asks for one run at most.
+    """
+    champion = tracking.version_of(CHAMPION)
+    if champion is None:
         return dg.SkipReason("there is no champion that could be retrained")
-    decision = policy.decide(
-        contract, tables.windows("customer_features"), drifted, drops, state.retrained_windows(tracking)
-    )
-    context.log.info("window %s: %s: %s", judged, "retrain" if decision.retrain else "no retrain", decision.reason)
-    if not decision.retrain:
-        return dg.SensorResult(skip_reason=f"window {judged}: {decision.reason}", cursor=judged)
-    request = dg.RunRequest(run_key=f"retrain:{judged}", tags={REASON: decision.reason, WINDOW: judged})
-    return dg.SensorResult(run_requests=[request], cursor=judged)
+    drifted, drops = state.monitored(context.instance, str(champion.version))
+    reported = sorted(drifted if asset == "drift_report" else drops)
+    new = [window for window in reported if window > (context.cursor or "")]
+    if not new:
+        return dg.SkipReason(f"nothing new since window {context.cursor}" if context.cursor else "no report yet")
+    run = retrain_under_way(context.instance)
+    if run is not None:
+        return dg.SkipReason(f"a model is being trained in run {run.run_id}: window {new[0]} is judged after it")
+    known, retrained = tables.windows("customer_features"), state.retrained_windows(tracking)
+    words = ""
+    for window in new:
+        decision = policy.decide(
+            contract,
+            [key for key in known if key <= window],
+            drifted if asset == "drift_report" else {},
+            drops if asset == "model_performance" else {},
+            retrained,
+        )
+        context.log.info("window %s: %s: %s", window, "retrain" if decision.retrain else "no retrain", decision.reason)
+        words = f"window {window}: {decision.reason}"
+        if decision.retrain:
+            if context.instance.get_runs(dg.RunsFilter(job_name=RETRAIN, tags={WINDOW: window}), limit=1):
+                words = f"window {window} has asked for a retrain already"
+                continue
+            request = dg.RunRequest(run_key=f"retrain:{window}", tags={REASON: decision.reason, WINDOW: window})
+            return dg.SensorResult(run_requests=[request], cursor=new[-1])
+    return dg.SensorResult(skip_reason=words, cursor=new[-1])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from churn_platform.assets.features import LOG as STORE_LOG
-from churn_platform.contract import Contract
+from churn_platform.contract import MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import Tracking
@@ -37,8 +37,21 @@ def due(contract: Contract, source: Source, tables: TableStore) -> list[Window]:
     ]
 
 
-def verdicts(instance: dg.DagsterInstance, asset: str, metadata: str) -> dict[str, bool | float]:
+def unscored(tables: TableStore) -> str | None:
+    """The newest window that is prepared, where no window has been scored; else None.
+
+    A first champion scores the window that it was trained as of; the windows after it are scored in their cycle.
+    """
+    if tables.windows("churn_scores"):
+        return None
+    return max(tables.windows(STORE_LOG), default=None)
+
+
+def verdicts(instance: dg.DagsterInstance, asset: str, metadata: str, model: str) -> dict[str, bool | float]:
     """Window to the value of one metadata entry in its newest materialization; windows without it are left out.
+
+    Only what was said about `model` counts: that a champion's predecessor had drifted away or fallen off is no reason
+    to replace the champion.
 
     Every materialization is read, not the latest only: a sensor that looks once a minute must not miss the drift of
     one window because another was materialized a second later.
@@ -46,10 +59,24 @@ def verdicts(instance: dg.DagsterInstance, asset: str, metadata: str) -> dict[st
     found: dict[str, bool | float] = {}
     for record in _materializations(instance, dg.AssetKey(asset)):
         materialization = record.asset_materialization
-        entry = materialization.metadata.get(metadata) if materialization is not None else None
-        if entry is not None and record.partition_key is not None and isinstance(entry.value, bool | int | float):
-            found[record.partition_key] = entry.value
+        if materialization is None or record.partition_key is None:
+            continue
+        found.pop(record.partition_key, None)
+        about, entry = materialization.metadata.get("model_version"), materialization.metadata.get(metadata)
+        if about is not None and about.value == model and entry is not None:
+            if isinstance(entry.value, bool | int | float):
+                found[record.partition_key] = entry.value
     return found
+
+
+def monitored(instance: dg.DagsterInstance, model: str) -> tuple[dict[str, bool], dict[str, float]]:
+    """What monitoring says of a model: window to whether it drifted, and to how far performance fell."""
+    drifted = verdicts(instance, "drift_report", "drifted", model)
+    drops = verdicts(instance, "model_performance", "drop", model)
+    return (
+        {window: bool(value) for window, value in drifted.items()},
+        {window: float(value) for window, value in drops.items()},
+    )
 
 
 def _materializations(instance: dg.DagsterInstance, asset: dg.AssetKey) -> Iterator[dg.EventLogRecord]:
@@ -68,15 +95,17 @@ def retrained_windows(tracking: Tracking) -> list[str]:
     return sorted(version.tags["window"] for version in tracking.versions() if "window" in version.tags)
 
 
-def enough_labels(contract: Contract, tables: TableStore) -> bool:
-    """Whether the labels that are mature suffice for a first model."""
+def lacking_labels(contract: Contract, tables: TableStore) -> str:
+    """Why the labels that are mature do not suffice for a model yet; empty if they do."""
     if tables.version("churn_labels") is None:
-        return False
+        return "no window has been labelled yet"
     with connection() as con:
         tables.read(con, "churn_labels")
-        times = con.sql("SELECT DISTINCT snapshot_time FROM churn_labels").df()["snapshot_time"]
-    if contract.snapshots is not None and contract.snapshots.time is None:
-        return len(times) > 0
-    from churn_platform.ml.splits import window_keys
+        observations = con.sql(f"SELECT DISTINCT {SNAPSHOT_TIME}, {MATURED_AT} FROM churn_labels").df()
+    if observations.empty:
+        return "no label is mature yet"
+    from churn_platform.ml.splits import why_not
 
-    return len(times) > 0 and window_keys(contract, times.dt.tz_convert("UTC")).nunique() >= contract.model.min_windows
+    for name in (SNAPSHOT_TIME, MATURED_AT):
+        observations[name] = observations[name].dt.tz_convert("UTC")
+    return why_not(contract, observations)

@@ -50,27 +50,38 @@ def _evidence(contract: Contract, tables: TableStore, tracking: Tracking) -> tup
     """The challenger's version, and what it and the champion say of the challenger's test rows."""
     challenger, champion = tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)
     if challenger is None:
-        raise dg.Failure(description="there is no challenger to judge: materialize candidate_model first.")
+        raise dg.Failure(
+            description="there is no challenger to judge: materialize candidate_model first.", allow_retries=False
+        )
     rows = read_training_set(contract, tables, int(challenger.tags["training_set_version"]))
     test = split(contract, rows).test
     tested = (str(test[SNAPSHOT_TIME].min()), str(test[SNAPSHOT_TIME].max()))
     if tested != (challenger.tags["test_from"], challenger.tags["test_to"]):
         raise dg.Failure(
             description="the contract splits the data differently now than when this candidate was trained, so its "
-            "test rows may be among those that it was fitted on. Materialize candidate_model again."
+            "test rows may be among those that it was fitted on. Materialize candidate_model again.",
+            allow_retries=False,
         )
+    try:
+        candidate = tracking.load(challenger)
+    except RegistryError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
     inputs = models.frame(contract, test)
-    said_by_champion = None
-    if champion is not None and champion.version != challenger.version:
+    said_by_champion, because = None, "there is no champion yet"
+    if champion is not None and champion.version == challenger.version:
+        because = "this version is the champion"
+    elif champion is not None:
         try:
             said_by_champion = models.probabilities(tracking.load(champion).pipeline, inputs)
         except RegistryError as error:  # trained on other features: it cannot be compared, and cannot serve either
-            dg.get_dagster_logger().warning("the champion cannot be compared with: %s", error)
+            because = f"the champion cannot be compared with, nor serve: {error}"
+            dg.get_dagster_logger().warning("%s", because)
     return str(challenger.version), gates.Evidence(
         customers=test[contract.customer.name].astype(str),
         labels=test[LABEL].to_numpy(dtype="float64"),
-        candidate=models.probabilities(tracking.load(challenger).pipeline, inputs),
+        candidate=models.probabilities(candidate.pipeline, inputs),
         champion=None if said_by_champion is None else np.asarray(said_by_champion),
         train_rate=float(challenger.tags["train_rate"]),
         has_signature=tracking.has_signature(challenger),
+        no_champion_because=because,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from churn_platform.contract import as_utc
 from churn_platform.ml.rules import key_of, row_rules
@@ -55,7 +56,9 @@ def suite(contract: Contract, table_name: str) -> ExpectationSuite:
         if column.type in ("timestamp", "date"):
             for bound in ("min_value", "max_value"):
                 if arguments.get(bound) is not None:
-                    arguments[bound] = as_utc(arguments[bound], contract.zone)
+                    # a day is compared as its midnight in UTC, on both sides
+                    zone = ZoneInfo("UTC") if column.type == "date" else contract.zone
+                    arguments[bound] = as_utc(arguments[bound], zone)
         found.add_expectation(kind(**arguments, mostly=mostly))
     key = key_of(contract, table_name)
     if len(key) == 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from churn_platform.contract import SNAPSHOT_TIME, Kind, as_utc, days_after
+from churn_platform.contract import SNAPSHOT_TIME, Kind, as_utc, days_after, given
 from churn_platform.engine import identifier, literal
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
 
 
 def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
-    table = contract.snapshots
-    assert table is not None
+    table = given(contract.snapshots)
     selected = [f"{identifier(table.customer)} AS {identifier(contract.customer.name)}"]
     selected.append(f"{snapshot_instant(contract)} AS {SNAPSHOT_TIME}")
     for name, feature in contract.feature_definitions.items():
@@ -54,17 +53,14 @@ def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: 
 
 def snapshot_instant(contract: Contract) -> str:
     """SQL for the instant of a row of a snapshots table."""
-    table = contract.snapshots
-    assert table is not None
+    table = given(contract.snapshots)
     if table.observed_at is not None:
         return _instant(as_utc(table.observed_at, contract.zone))
     return event_time(contract, "snapshots")
 
 
 def _snapshot_sql(contract: Contract, at: datetime, key: str) -> str:
-    transactions, label = contract.tables.transactions, contract.label
-    assert transactions is not None
-    assert label is not None
+    transactions, label = given(contract.tables.transactions), given(contract.label)
     customer, time = identifier(transactions.customer), event_time(contract, "transactions")
     amount = _EXACT.format(identifier(transactions.amount))
     per_order = f"{customer}, {identifier(transactions.order)}" if transactions.order else None
@@ -86,7 +82,9 @@ def _snapshot_sql(contract: Contract, at: datetime, key: str) -> str:
     parts = [f"{_ORDERS} AS ({orders})", f"_seen AS (SELECT {', '.join(base)} FROM {_ORDERS} GROUP BY _customer)"]
     joins = ""
     by_rows = {
-        table: {name: feature for name, feature in definitions.items() if feature.table == table and not _of_orders(feature)}
+        table: {
+            name: feature for name, feature in definitions.items() if feature.table == table and not _of_orders(feature)
+        }
         for table in ("transactions", "contacts")
     }
     for table, features in by_rows.items():
@@ -194,8 +192,7 @@ def _final(name: str, feature: Feature, at: datetime, tenure: str) -> str:
 
 def _attributes(contract: Contract, at: datetime, key: str) -> str:
     """What was known of each customer at that time: the newest row before it, or the rows that came with the window."""
-    table = contract.tables.customers
-    assert table is not None
+    table = given(contract.tables.customers)
     columns = [
         f"{identifier(str(feature.column))} AS {identifier(name)}"
         for name, feature in contract.feature_definitions.items()

@@ -5,6 +5,7 @@ A gate that cannot be judged has failed. Each verdict says what was measured, wh
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,12 @@ def names(contract: Contract) -> list[str]:
     return [*ALWAYS, *(f"{metric}_is_good_enough" for metric in contract.metrics_gated)]
 
 
+def fingerprint(contract: Contract) -> str:
+    """Eight hex digits that change when the gates ask for something else: a verdict by other gates does not count."""
+    asked = f"{contract.gates.model_dump_json()} {contract.model.threshold}"
+    return hashlib.sha256(asked.encode()).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What the gates look at: the test window's labels and what candidate, champion and base rate say of them."""
@@ -36,9 +43,10 @@ class Evidence:
     customers: pd.Series[str]
     labels: Array
     candidate: Array
-    champion: Array | None  # None before there is one
+    champion: Array | None  # None where there is none to compare with
     train_rate: float  # the share of churners among the training rows
     has_signature: bool
+    no_champion_because: str = "there is no champion yet"
 
 
 def judge(contract: Contract, evidence: Evidence) -> list[Finding]:
@@ -63,9 +71,14 @@ def judge(contract: Contract, evidence: Evidence) -> list[Finding]:
             "Train it again: a model without a signature cannot be served safely.",
         ),
     ]
+    missing, remedy = "", ""
     if rows == 0 or churners in (0, rows):
         missing = f"the test window has {churners} churners in {rows} rows: nothing can be compared on it"
         remedy = "Wait for a window with both kinds of customers."
+    elif not np.isfinite(evidence.candidate).all():
+        missing = f"{(~np.isfinite(evidence.candidate)).sum():,} of the candidate's {rows:,} answers are no numbers"
+        remedy = "Train it again; look for infinite or missing values in the features."
+    if missing:
         return found + [Finding(name, False, missing, remedy) for name in names(contract)[2:]]
     return [
         *found,
@@ -97,7 +110,7 @@ def _against_base_rate(contract: Contract, evidence: Evidence) -> Finding:
 def _against_champion(contract: Contract, evidence: Evidence) -> Finding:
     name = "not_worse_than_the_champion"
     if evidence.champion is None:
-        return Finding(name, True, "there is no champion yet")
+        return Finding(name, True, evidence.no_champion_because)
     difference = metrics.paired_difference(
         metrics.fast_roc_auc,
         evidence.labels,

@@ -77,7 +77,8 @@ def typed_rows(
             _, time = _typed(table.columns[table.time_column], sources[table.time_column], table.decimal)
             where = _belongs(con, contract, view, time, window)
         con.execute(
-            f"CREATE OR REPLACE TEMP TABLE {target} AS SELECT {', '.join(selected)} FROM {identifier(view)} WHERE {where}"
+            f"CREATE OR REPLACE TEMP TABLE {target} AS "
+            f"SELECT {', '.join(selected)} FROM {identifier(view)} WHERE {where}"
         )
     except duckdb.Error as error:
         raise SourceError(f"the source of tables.{table_name} cannot be read: {_without_values(error)}") from None
@@ -105,9 +106,7 @@ def _without_values(error: duckdb.Error) -> str:
     return re.sub(r"'[^']*'", "'...'", str(error).splitlines()[0])
 
 
-def _source_expressions(
-    con: duckdb.DuckDBPyConnection, table_name: str, table: Table, view: str
-) -> dict[str, _Value]:
+def _source_expressions(con: duckdb.DuckDBPyConnection, table_name: str, table: Table, view: str) -> dict[str, _Value]:
     """For each column, what it is in the source."""
     described = con.execute(f"DESCRIBE {identifier(view)}").fetchall()
     there = {name: kind for name, kind, *_ in described if name != ORIGIN}
@@ -125,7 +124,7 @@ def _source_expressions(
         detail = ""
         # a bare word is never an expression: `user` would quietly be DuckDB's own user
         if column.from_ is not None and not re.fullmatch(r"\w+", written):
-            value, reason = _expression(con, view, there, table.decimal, column, written)
+            value, reason = _expression(con, view, there, column, table.decimal)
             if value is not None:
                 found[name] = value
                 continue
@@ -143,14 +142,14 @@ def _source_expressions(
 
 
 def _expression(
-    con: duckdb.DuckDBPyConnection, view: str, there: dict[str, str], decimal: str, column: Column, written: str
+    con: duckdb.DuckDBPyConnection, view: str, there: dict[str, str], column: Column, decimal: str
 ) -> tuple[_Value | None, str]:
     """An expression over the source's columns, or None and why it is none.
 
     A CSV's columns are text. Where an expression calculates with them, they are read as numbers, by the same rules as
     a column of numbers. A value that cannot be computed is NULL, and an issue.
     """
-    reason, unreadable = "", ""
+    written, reason, unreadable = str(column.from_), "", ""
     for attempt in ("as it stands", "with numbers"):
         sql = written
         if attempt == "with numbers":
@@ -226,33 +225,51 @@ def _typed(column: Column, source: _Value, decimal: str) -> tuple[str, str]:
     if source.failed is not None:
         shown = literal(source.written)
         present = f"CASE WHEN {source.failed} THEN {shown} ELSE CAST({value} AS VARCHAR) END"
-    if column.type == "integer" and source.kind in _FLOATS:
-        return present, f"CASE WHEN {value} = floor({value}) THEN TRY_CAST({value} AS BIGINT) END"
-    if column.type == "integer":
-        number = value
-        if text and decimal == ",":
-            number = f"CASE WHEN {_number(value, decimal)} IS NOT NULL THEN replace(replace({value}, '.', ''), ',', '.') END"
-        wide = f"TRY_CAST({number} AS DECIMAL(38, 18))"
-        return present, f"CASE WHEN {wide} = floor({wide}) THEN TRY_CAST({wide} AS BIGINT) END"
-    if column.type == "float":
-        number = f"TRY_CAST({value} AS DOUBLE)"
-        return present, _number(value, decimal) if text else f"CASE WHEN isfinite({number}) THEN {number} END"
-    if column.type == "boolean":
-        word = f"lower(CAST({value} AS VARCHAR))"
-        yes, no = "('true', 't', 'yes', 'y', '1', '1.0')", "('false', 'f', 'no', 'n', '0', '0.0')"
-        return present, f"CASE WHEN {word} IN {yes} THEN true WHEN {word} IN {no} THEN false END"
-    if column.type == "string":
-        if source.kind in _FLOATS:  # ids that went through pandas with a gap come as 17850.0
-            whole = f"TRY_CAST({value} AS HUGEINT)"
-            return present, f"CASE WHEN {value} = {whole} THEN CAST({whole} AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
-        return present, f"CAST({value} AS VARCHAR)"
-    if text:
+    as_typed = {
+        "integer": _whole,
+        "float": _finite,
+        "boolean": _truth,
+        "string": _text,
+        "timestamp": _time,
+        "date": _time,
+    }
+    return present, as_typed[column.type](column, source, value, decimal)
+
+
+def _whole(_: Column, source: _Value, value: str, decimal: str) -> str:
+    if source.kind in _FLOATS:
+        return f"CASE WHEN {value} = floor({value}) THEN TRY_CAST({value} AS BIGINT) END"
+    if source.kind in _TEXT and decimal == ",":
+        plain = f"replace(replace({value}, '.', ''), ',', '.')"
+        value = f"CASE WHEN {_number(value, decimal)} IS NOT NULL THEN {plain} END"
+    wide = f"TRY_CAST({value} AS DECIMAL(38, 18))"
+    return f"CASE WHEN {wide} = floor({wide}) THEN TRY_CAST({wide} AS BIGINT) END"
+
+
+def _finite(_: Column, source: _Value, value: str, decimal: str) -> str:
+    return _number(value, decimal if source.kind in _TEXT else ".")
+
+
+def _truth(_: Column, _source: _Value, value: str, _decimal: str) -> str:
+    word = f"lower(CAST({value} AS VARCHAR))"
+    yes, no = "('true', 't', 'yes', 'y', '1', '1.0')", "('false', 'f', 'no', 'n', '0', '0.0')"
+    return f"CASE WHEN {word} IN {yes} THEN true WHEN {word} IN {no} THEN false END"
+
+
+def _text(_: Column, source: _Value, value: str, _decimal: str) -> str:
+    plain = f"CAST({value} AS VARCHAR)"
+    if source.kind not in _FLOATS:
+        return plain
+    whole = f"TRY_CAST({value} AS HUGEINT)"  # ids that went through pandas with a gap come as 17850.0
+    return f"CASE WHEN {value} = {whole} THEN CAST({whole} AS VARCHAR) ELSE {plain} END"
+
+
+def _time(column: Column, source: _Value, value: str, _decimal: str) -> str:
+    if source.kind in _TEXT:
         if column.format is not None:
             value = f"try_strptime({value}, {literal(column.format)})"
-        # a cast of text to DATE would overlook what stands behind the day
-        value = f"TRY_CAST({value} AS TIMESTAMPTZ)"
-    kind = "TIMESTAMPTZ" if column.type == "timestamp" else "DATE"
-    return present, f"TRY_CAST({value} AS {kind})"
+        value = f"TRY_CAST({value} AS TIMESTAMPTZ)"  # a cast of text to DATE would overlook what follows the day
+    return f"TRY_CAST({value} AS {'TIMESTAMPTZ' if column.type == 'timestamp' else 'DATE'})"
 
 
 def _issues(name: str, column: Column, present: str, typed: str) -> list[str]:
@@ -263,7 +280,9 @@ def _issues(name: str, column: Column, present: str, typed: str) -> list[str]:
     shown = "'a value'" if personal else f"chr(39) || {plain} || chr(39)"
     words = literal(f" is not {_WORDS[column.type]}")
     # the value is judged before it is masked, so an unreadable one that will be hashed is noticed as well
-    issues = [f"CASE WHEN ({present}) IS NOT NULL AND ({typed}) IS NULL THEN {literal(name + ': ')} || {shown} || {words} END"]
+    issues = [
+        f"CASE WHEN ({present}) IS NOT NULL AND ({typed}) IS NULL THEN {literal(name + ': ')} || {shown} || {words} END"
+    ]
     if personal:
         issues += [
             f"CASE WHEN NOT ({rule.good}) THEN {literal(rule.reason)} END"
@@ -282,9 +301,8 @@ def _belongs(con: duckdb.DuckDBPyConnection, contract: Contract, view: str, time
     end = min(as_utc(contract.time.end, contract.zone), last) if contract.time.end else last
 
     def between(first: datetime, after: datetime) -> str:
-        return (
-            f"({time} >= TIMESTAMPTZ {literal(first.isoformat())} AND {time} < TIMESTAMPTZ {literal(after.isoformat())})"
-        )
+        since, until = literal(first.isoformat()), literal(after.isoformat())
+        return f"({time} >= TIMESTAMPTZ {since} AND {time} < TIMESTAMPTZ {until})"
 
     fits, inside = between(start, end), between(window.start, window.end)
     files = con.execute(

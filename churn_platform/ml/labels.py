@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, as_utc, days_after, label_value
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, as_utc, days_after, given, label_value
 from churn_platform.engine import identifier, literal
 from churn_platform.ml.features import event_time, snapshot_instant
 from churn_platform.windows import windows
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 def matured_observations(contract: Contract, window: Window) -> list[datetime]:
     """The observation times whose labels matured in a window: after its start and not after its end."""
-    label = contract.label
-    assert label is not None
+    label = given(contract.label)
     first = days_after(as_utc(contract.time.start, contract.zone), label.warmup_days, contract.zone)
     wait = label.lead_days + label.horizon_days
     observed = [candidate.end for candidate in windows(contract, window.end)]
@@ -47,9 +46,7 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
     """
     if contract.snapshots is not None:
         return _from_snapshots(con, contract, window)
-    transactions, label = contract.tables.transactions, contract.label
-    assert transactions is not None
-    assert label is not None
+    transactions, label = given(contract.tables.transactions), given(contract.label)
     customer, time = identifier(transactions.customer), event_time(contract, "transactions")
     key = identifier(contract.customer.name)
     parts = []
@@ -57,9 +54,10 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
         start = days_after(observed, label.lead_days, contract.zone)
         end = days_after(observed, label.lead_days + label.horizon_days, contract.zone)
         since = days_after(observed, -label.active_within_days, contract.zone)
+        within = f"{time} >= {_instant(start)} AND {time} < {_instant(end)}"
         parts.append(
             f"SELECT {customer} AS {key}, {_instant(observed)} AS {SNAPSHOT_TIME}, "
-            f"CAST(count(*) FILTER ({time} >= {_instant(start)} AND {time} < {_instant(end)}) = 0 AS BIGINT) AS {LABEL}, "
+            f"CAST(count(*) FILTER ({within}) = 0 AS BIGINT) AS {LABEL}, "
             f"{_instant(end)} AS {MATURED_AT} FROM validated_transactions "
             f"WHERE {time} >= {_instant(since)} AND {time} < {_instant(end)} GROUP BY 1 "
             f"HAVING min({time}) < {_instant(observed)}"
@@ -72,8 +70,7 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
 
 
 def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
-    table = contract.snapshots
-    assert table is not None
+    table = given(contract.snapshots)
     time, zone = snapshot_instant(contract), literal(contract.time.timezone)
     # so many calendar days later, whatever zone the connection thinks in
     matured = f"timezone({zone}, timezone({zone}, {time}) + INTERVAL {table.label.matures_after_days} DAY)"

@@ -78,13 +78,14 @@ class Interval:
         return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 
-def paired_difference(
+def paired_difference(  # noqa: PLR0917 - two models and what they are compared on
     metric: Callable[[Array, Array], float],
     labels: Array,
     first: Array,
     second: Array,
     customers: pd.Series[str] | None = None,
     confidence: float = 0.95,
+    *,
     draws: int = 1000,
     seed: int = 7,
 ) -> Interval:
@@ -112,9 +113,7 @@ def paired_difference(
     return Interval(float(metric(labels, first) - metric(labels, second)), float(low), float(high))
 
 
-def by_slice(
-    rows: pd.DataFrame, column: str, labels: Array, probability: Array, min_rows: int = 30
-) -> pd.DataFrame:
+def by_slice(rows: pd.DataFrame, column: str, labels: Array, probability: Array, min_rows: int = 30) -> pd.DataFrame:
     """ROC AUC, churn rate and mean probability for each value of a column with enough rows of both classes."""
     from sklearn.metrics import roc_auc_score
 

@@ -58,6 +58,8 @@ def hyperparameters(spec: ModelSpec) -> dict[str, Any]:
             f"{spec.family} has no parameter {', '.join(unknown)} (model.params in contract.yaml). "
             f"It has: {', '.join(sorted(known))}."
         )
+    if "random_state" in params:
+        raise ModelError("model.params.random_state: a model's seed is model.seed in contract.yaml; write it there.")
     return params
 
 

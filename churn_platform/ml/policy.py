@@ -32,10 +32,11 @@ def decide(
     performance_drop: Mapping[str, float],
     retrained: Sequence[str],
 ) -> Decision:
-    """Decide as of the newest window.
+    """Decide as of the newest of `windows`, whatever else is known of later ones.
 
     Args:
-        windows: the keys of all windows so far, oldest first.
+        contract: what it says under `retraining`.
+        windows: the keys of all windows up to the one that is judged, oldest first.
         drifted: window to whether its drift report says that it drifted.
         performance_drop: window to how far live ROC AUC lies below what promotion promised.
         retrained: the windows as of which models were trained, oldest first; repeats count.
@@ -45,7 +46,7 @@ def decide(
         return Decision(False, "there is no window yet")
     recent = [window for window in windows if window in drifted][-policy.of_last :]
     alarms = [window for window in recent if drifted[window]]
-    newest_measured = max((window for window in performance_drop), default=None)
+    newest_measured = max((window for window in performance_drop if window <= windows[-1]), default=None)
     drop = performance_drop[newest_measured] if newest_measured is not None else 0.0
     reasons = []
     if len(alarms) >= policy.drifted_windows:
@@ -66,6 +67,9 @@ def scheduled(contract: Contract, windows: Sequence[str], retrained: Sequence[st
 
 def _allowed(contract: Contract, windows: Sequence[str], retrained: Sequence[str], reason: str) -> Decision:
     policy = contract.retraining
+    already = max(retrained, default="")
+    if already >= windows[-1]:  # also with no cooldown: the same labels would give the same model
+        return Decision(False, f"{reason}, but a model was trained as of {already} already")
     place = {window: position for position, window in enumerate(windows)}
     ago = [len(windows) - 1 - place[window] for window in retrained if window in place]
     if ago and min(ago) < policy.cooldown_windows:

@@ -56,6 +56,7 @@ def split(contract: Contract, rows: pd.DataFrame) -> Splits:
     """Divide labelled rows.
 
     Args:
+        contract: what it says under `model`.
         rows: with `snapshot_time`, `label_matured_at` and the customer's key.
 
     Raises:
@@ -71,26 +72,37 @@ def split(contract: Contract, rows: pd.DataFrame) -> Splits:
             f"labels of {len(names)} windows are mature, model.min_windows asks for {spec.min_windows}. "
             "Wait for more windows to be labelled, or lower it."
         )
+    observed, matured = rows[SNAPSHOT_TIME].groupby(keys), rows[MATURED_AT].groupby(keys)
+    first_observed, last_matured = observed.min(), matured.max()
     test_names = names[-spec.test_windows :]
-    validation_names = names[-spec.test_windows - spec.validation_windows : -spec.test_windows]
-    train_names = names[: -spec.test_windows - spec.validation_windows]
-    if spec.train_windows is not None:
-        train_names = train_names[-spec.train_windows :]
-    test = rows[keys.isin(test_names)]
-    validation = rows[keys.isin(validation_names) & (rows[MATURED_AT] <= test[SNAPSHOT_TIME].min())]
-    if validation.empty:
+    # only windows before: a label that is known at once is known before its own window begins, too
+    known = [n for n in names if n < test_names[0] and last_matured[n] <= first_observed[test_names[0]]]
+    validation_names = known[-spec.validation_windows :]
+    known = [n for n in known[: -spec.validation_windows] if last_matured[n] <= first_observed[validation_names[0]]]
+    train_names = known[-spec.train_windows :] if spec.train_windows is not None else known
+    if not train_names:
         raise NotEnoughDataError(
-            "every label of the validation windows matures after the test window begins, so none may be used. "
-            "The label's horizon is longer than validation_windows: raise it (model.validation_windows)."
+            f"labels of {len(names)} windows are mature, but none could have been trained on: each label has to be "
+            "known before the validation window begins, and those of validation before the test window. Wait for more "
+            "windows; a label with a long horizon needs many."
         )
-    train = rows[keys.isin(train_names) & (rows[MATURED_AT] <= validation[SNAPSHOT_TIME].min())]
-    if train.empty:
-        raise NotEnoughDataError(
-            "no label was mature before the validation window began, so there is nothing to train on. "
-            "Wait for more windows: the label's horizon has to fit between training and validation."
-        )
-    chosen = keys.isin([*train_names, *validation_names, *test_names]).sum()
-    return Splits(train, validation, test, "time", int(chosen) - len(train) - len(validation) - len(test))
+    test, validation, train = (rows[keys.isin(part)] for part in (test_names, validation_names, train_names))
+    used_since = rows[keys >= train_names[0]]
+    return Splits(train, validation, test, "time", len(used_since) - len(train) - len(validation) - len(test))
+
+
+def why_not(contract: Contract, observations: pd.DataFrame) -> str:
+    """Why labels of these observations (`snapshot_time`, `label_matured_at`) cannot be split yet; empty if they can.
+
+    One row per observation is enough, so this is cheap to ask before a training run is started.
+    """
+    if contract.snapshots is not None and window_keys(contract, observations[SNAPSHOT_TIME]).nunique() == 1:
+        return ""  # split by customer
+    try:
+        split(contract, observations)
+    except NotEnoughDataError as error:
+        return str(error)
+    return ""
 
 
 def _by_customer(contract: Contract, rows: pd.DataFrame) -> Splits:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from churn_platform.contract import label_value
+from churn_platform.contract import as_utc, label_value
 from churn_platform.engine import identifier, literal
 from churn_platform.ml.rules import ISSUES, LARGEST_SUMMED, REASON, RowRule, key_of, row_rules, summed_columns
 from churn_platform.sources.base import ORIGIN
@@ -105,8 +105,8 @@ def _outside(contract: Contract, column: str) -> str:
     value = identifier(column)
     late = f"{value} > now() + INTERVAL 1 DAY"
     if contract.time.end is not None:
-        late += f" OR {value} >= TIMESTAMPTZ {literal(f'{contract.time.end} 00:00:00 {contract.time.timezone}')}"
-    early = f"{value} < TIMESTAMPTZ {literal(f'{contract.time.start} 00:00:00 {contract.time.timezone}')}"
+        late += f" OR {value} >= TIMESTAMPTZ {literal(as_utc(contract.time.end, contract.zone).isoformat())}"
+    early = f"{value} < TIMESTAMPTZ {literal(as_utc(contract.time.start, contract.zone).isoformat())}"
     words = literal(f"{column} lies outside the history that the contract describes")
     return f"CASE WHEN {early} OR {late} THEN {words} END"
 
@@ -129,8 +129,8 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
         Finding(
             "bad_rows_are_few",
             share <= table.max_quarantined,
-            f"{divided.bad:,} of {divided.rows:,} rows ({share:.2%}) are bad, at most {table.max_quarantined:.2%} may be"
-            + (f": {worst}" if worst else ""),
+            f"{divided.bad:,} of {divided.rows:,} rows ({share:.2%}) are bad, "
+            f"at most {table.max_quarantined:.2%} may be" + (f": {worst}" if worst else ""),
             "Look at the reasons in the quarantine table and correct the source, or the rules under "
             f"tables.{table_name} in contract.yaml; then materialize the raw table of this window again.",
             {"bad_rows": divided.bad, "share": share, **({"worst": worst} if worst else {})},

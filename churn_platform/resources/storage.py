@@ -81,14 +81,18 @@ class TableStore:
             write_deltalake(path, _reader(rows), mode="append" if keep else "overwrite", schema_mode=schema_mode)
             return int(DeltaTable(path).version())
         self._create(name, _windowed(_reader(rows).schema))
-        predicate = None if keep else f"{PARTITION} = '{window}'"
-        mode: Literal["append", "overwrite"] = "append" if keep else "overwrite"
-        # a column that the contract gained since is NULL in the windows before
-        _again_on_conflict(
-            lambda: write_deltalake(
-                path, _with_window(_reader(rows), window), mode=mode, predicate=predicate, schema_mode="merge"
-            )
-        )
+
+        def commit() -> None:
+            # a column that the contract gained since is NULL in the windows before
+            batches = _with_window(_reader(rows), window)
+            if keep:
+                write_deltalake(path, batches, mode="append", schema_mode="merge")
+            else:
+                write_deltalake(
+                    path, batches, mode="overwrite", predicate=f"{PARTITION} = '{window}'", schema_mode="merge"
+                )
+
+        _again_on_conflict(commit)
         written = DeltaTable(path)
         if window not in {str(partition[PARTITION]) for partition in written.partitions()}:
             mark = pa.table({"table": [name], "window": [window]})
@@ -182,5 +186,5 @@ def _again_on_conflict(write: Callable[[], None]) -> None:
         except CommitFailedError:
             if attempt == _ATTEMPTS - 1:
                 raise
-            sleep((0.05 + random.random() / 10) * (attempt + 1))
+            sleep((0.05 + random.random() / 10) * (attempt + 1))  # noqa: S311 - only to spread the attempts
     return None

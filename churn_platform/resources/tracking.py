@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from churn_platform.ml.models import TRUSTED_TYPES, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -89,18 +89,22 @@ class Tracking:
             return str(found.experiment_id)
 
     @contextmanager
-    def run(self, name: str, key: str) -> Iterator[str]:
+    def run(self, name: str, key: str, inputs: str = "") -> Iterator[str]:
         """A run that belongs to one Dagster run; a retry goes on in it. Its status says how the block ended.
+
+        A retry with another contract or other inputs is a run of its own: MLflow lets no parameter change.
 
         Args:
             name: what to call the run.
             key: the Dagster run's root id.
+            inputs: what identifies the data, such as its version.
         """
         import mlflow
 
-        found = self.client.search_runs([self.experiment_id], f"tags.`dagster.run_id` = '{key}'", max_results=1)
+        tags = {"dagster.run_id": key, "contract": self.contract.fingerprint, "inputs": inputs}
+        same = " AND ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items() if value)
+        found = self.client.search_runs([self.experiment_id], same, max_results=1)
         run_id = found[0].info.run_id if found else None
-        tags = {"dagster.run_id": key, "contract": self.contract.fingerprint}
         with mlflow.start_run(
             run_id=run_id, experiment_id=None if run_id else self.experiment_id, run_name=name, tags=tags
         ) as active:
@@ -110,7 +114,8 @@ class Tracking:
         """Log a fitted pipeline into the active run, register it and make it the challenger.
 
         Args:
-            inputs: rows that the model was fitted on, for signature and example; at most 50 are looked at.
+            pipeline: the model, fitted.
+            inputs: rows that the model was fitted on, for the example; at most 50 are looked at.
             folder: plots and reports to keep with the run.
             tags: what to know of the version.
 
@@ -120,7 +125,8 @@ class Tracking:
         import mlflow
         import skops.io
         from mlflow.exceptions import MlflowException
-        from mlflow.models import infer_signature
+        from mlflow.models import ModelSignature, infer_signature
+        from mlflow.types import ColSpec, Schema
 
         unknown = set(skops.io.get_untrusted_types(data=skops.io.dumps(pipeline))) - set(TRUSTED_TYPES)
         if unknown:
@@ -129,10 +135,16 @@ class Tracking:
                 "If they belong there, add them to TRUSTED_TYPES in churn_platform/ml/models.py."
             )
         example = inputs.head(50)
+        # from the contract: what these rows happen to know of every customer may be missing in the next
+        takes = [
+            ColSpec("string" if self.contract.is_categorical(column) else "double", column, required=False)
+            for column in self.contract.feature_names
+        ]
+        answers = infer_signature(model_output=pipeline.predict_proba(example)).outputs
         info = mlflow.sklearn.log_model(
             pipeline,
             name="model",
-            signature=infer_signature(example, pipeline.predict_proba(example)),
+            signature=ModelSignature(inputs=Schema(takes), outputs=answers),
             input_example=example.head(3),
             pip_requirements=[f"{name}=={installed(name)}" for name in ("scikit-learn", "pandas", "numpy", "skops")],
             pyfunc_predict_fn="predict_proba",
@@ -201,12 +213,22 @@ class Tracking:
         """Load a version.
 
         Raises:
-            RegistryError: it expects other features than the contract describes.
+            RegistryError: it expects other features than the contract describes, or it is none of ours.
         """
         import mlflow
+        from mlflow.models import get_model_info
 
-        model = mlflow.sklearn.load_model(f"models:/{self.model_name}/{version.version}")
-        features = json.loads(version.tags["features"])
+        uri = f"models:/{self.model_name}/{version.version}"
+        features = json.loads(version.tags.get("features", "null"))
+        # MLflow would trust whatever the stored model itself says is to be trusted, and unpickle a pickle
+        flavour = get_model_info(uri).flavors.get("sklearn", {})
+        foreign = set(flavour.get("skops_trusted_types") or ()) - set(TRUSTED_TYPES)
+        if features is None or flavour.get("serialization_format") != "skops" or foreign:
+            raise RegistryError(
+                f"version {version.version} of {self.model_name} was not made by this platform: it is not loaded. "
+                "Register models by materializing candidate_model."
+            )
+        model = mlflow.sklearn.load_model(uri)
         if features != self.contract.feature_names:
             changed = sorted(set(features) ^ set(self.contract.feature_names)) or ["their order"]
             raise RegistryError(
@@ -242,26 +264,37 @@ class Tracking:
 
     def record_gate(self, version: str, gate: str, passed: bool, words: str) -> None:
         """Keep a gate's verdict with the version that it is about."""
-        verdict = json.dumps({"passed": passed, "words": words})
+        verdict = json.dumps({"passed": passed, "words": words, "gates": self._gates()[1]})
         self.client.set_model_version_tag(self.model_name, version, _GATE + gate, verdict)
 
     def verdicts(self, version: ModelVersion) -> dict[str, bool]:
-        """The recorded verdicts on a version, by gate."""
-        return {
-            key.removeprefix(_GATE): bool(json.loads(value)["passed"])
-            for key, value in version.tags.items()
-            if key.startswith(_GATE)
+        """The verdicts on a version by the gates as the contract has them now, by gate."""
+        found = {
+            key.removeprefix(_GATE): json.loads(value) for key, value in version.tags.items() if key.startswith(_GATE)
         }
+        _, asked = self._gates()
+        return {gate: bool(said["passed"]) for gate, said in found.items() if said.get("gates") == asked}
 
-    def promote(self, version: str, gates: list[str]) -> None:
+    def _gates(self) -> tuple[list[str], str]:
+        """The contract's gates, and what they ask for. Imported here: the endpoint does without those libraries."""
+        from churn_platform.ml import gates
+
+        return gates.names(self.contract), gates.fingerprint(self.contract)
+
+    def promote(self, version: str, also: Sequence[str] = ()) -> None:
         """Make a version the champion: one atomic change of the alias.
 
+        Args:
+            version: its number.
+            also: gates that must have passed besides those of the contract.
+
         Raises:
-            RegistryError: not every gate has passed for this version.
+            RegistryError: not every gate of the contract has passed for this version.
         """
         verdicts = self.verdicts(self.version(version))
-        failed = [gate for gate in gates if not verdicts.get(gate, False)]
+        failed = [gate for gate in {**dict.fromkeys(self._gates()[0]), **dict.fromkeys(also)} if not verdicts.get(gate)]
         if failed:
             reasons = ", ".join(f"{gate} ({'failed' if gate in verdicts else 'was not judged'})" for gate in failed)
-            raise RegistryError(f"version {version} may not be champion: {reasons}. The champion stays as it is.")
+            remedy = "The champion stays as it is. Launch the job `retrain` to train and judge a candidate."
+            raise RegistryError(f"version {version} may not be champion: {reasons}. {remedy}")
         self.client.set_registered_model_alias(self.model_name, CHAMPION, version)

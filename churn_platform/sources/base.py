@@ -58,7 +58,9 @@ def declared_watermark(contract: Contract, now: datetime) -> datetime | None:
     snapshots = contract.snapshots
     if snapshots is None or snapshots.observed_at is None:
         return None
-    matured = days_after(as_utc(snapshots.observed_at, contract.zone), snapshots.label.matures_after_days, contract.zone)
+    matured = days_after(
+        as_utc(snapshots.observed_at, contract.zone), snapshots.label.matures_after_days, contract.zone
+    )
     if matured >= now:
         return now
     ends = (window.end for window in windows(contract, now) if window.end >= matured)

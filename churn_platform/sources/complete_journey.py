@@ -43,6 +43,7 @@ class CompleteJourneyProducer:
         return con
 
     def tables(self, window: Window) -> Iterator[tuple[str, pa.Table]]:
+        """The rows that land with a window."""
         # the package's times have no zone: they are local times of the contract's zone
         local = [moment.astimezone(self.contract.zone) for moment in (window.start, window.end)]
         start, end = (literal(moment.strftime("%Y-%m-%d %H:%M:%S")) for moment in local)

@@ -34,6 +34,7 @@ class FilesSource:
         return path if "://" in path else str(self.folder / path)
 
     def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:
+        """See `Source.watermark`."""
         now = datetime.now(UTC)
         declared = declared_watermark(self.contract, now)
         if declared is not None:
@@ -46,7 +47,8 @@ class FilesSource:
             raise unreadable(self.path(name), name, error) from None
         return closed_by(newest, now, self.contract.zone)
 
-    def rows(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:
+    def rows(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:  # noqa: ARG002
+        """See `Source.rows`; files are read whole, whatever the window."""
         return self._view(con, table)
 
     def _view(self, con: duckdb.DuckDBPyConnection, name: str) -> str:
@@ -94,7 +96,7 @@ def _objects(con: duckdb.DuckDBPyConnection, path: str, name: str) -> dict[str, 
         if "s3" not in con.list_filesystems():
             con.register_filesystem(filesystem)
         listed = filesystem.glob(path, detail=True)
-    except Exception as error:  # of s3fs, aiobotocore or the network: they share no class
+    except Exception as error:  # noqa: BLE001 - of s3fs, aiobotocore or the network: they share no class
         raise SourceError(
             f"{path} cannot be listed (tables.{name}.path): {type(error).__name__}: {str(error)[:200]}. "
             "Check the bucket's name, the credentials and AWS_ENDPOINT_URL."
@@ -113,7 +115,13 @@ def _parquet(files: str) -> str:
 
 def _csv(files: str, table: Table) -> str:
     """CSV as text: types are the contract's business, and a guess of the reader's must not change a value."""
-    options = ["all_varchar = true", f"filename = '{ORIGIN}'", "union_by_name = true", "header = true", "sample_size = -1"]
+    options = [
+        "all_varchar = true",
+        f"filename = '{ORIGIN}'",
+        "union_by_name = true",
+        "header = true",
+        "sample_size = -1",
+    ]
     options += ["hive_partitioning = false", f"encoding = {literal(table.encoding)}"]
     if table.delimiter is not None:
         options.append(f"delim = {literal(table.delimiter)}")

@@ -45,9 +45,11 @@ class LandingSource(FilesSource):
         self.landing = landing / contract.name
 
     def path(self, table: str) -> str:
+        """The parts of a table that have landed."""
         return str(self.landing / table / "*.parquet")
 
-    def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:
+    def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:  # noqa: ARG002
+        """The end of the newest window that landed whole."""
         landed = self.landed()
         return window_of(self.contract, landed[-1]).end if landed else None
 

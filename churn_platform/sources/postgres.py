@@ -30,7 +30,8 @@ class PostgresSource:
         self.contract = contract
         self.source = source
 
-    def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:
+    def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:  # noqa: ARG002
+        """See `Source.watermark`."""
         now = datetime.now(UTC)
         declared = declared_watermark(self.contract, now)
         if declared is not None:
@@ -49,6 +50,7 @@ class PostgresSource:
         return closed_by(None if newest is None else as_utc(newest, self.contract.zone), now, self.contract.zone)
 
     def rows(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:
+        """See `Source.rows`."""
         spec, view = self.contract.tables.items()[table], f"source_{table}"
         with self._cursor(table) as cursor:
             where = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def in_days(later: pd.Timestamp, earlier: pd.Timestamp) -> float:
 
 def mean_gap(times: list[pd.Timestamp]) -> float:
     ordered = sorted(times)
-    gaps = [in_days(after, before) for before, after in zip(ordered, ordered[1:], strict=False)]
+    gaps = [in_days(after, before) for before, after in pairwise(ordered)]
     return sum(gaps) / len(gaps) if gaps else math.nan
 
 
@@ -147,7 +148,9 @@ def mailings(seed: int) -> pd.DataFrame:
 
 
 def people(key: str = "2024-03-01") -> pd.DataFrame:
-    return pd.DataFrame({"client_no": ["c0", "c1", "c99"], "tier": ["gold", None, "tin"], "age": [31.0, np.nan, 50.0], "_window": key})
+    return pd.DataFrame(
+        {"client_no": ["c0", "c1", "c99"], "tier": ["gold", None, "tin"], "age": [31.0, np.nan, 50.0], "_window": key}
+    )
 
 
 def same(left: pd.DataFrame, right: pd.DataFrame) -> None:
@@ -167,11 +170,17 @@ def test_every_kind_is_what_a_plain_reading_of_it_says(seed: int) -> None:
     rows, contacts = purchases(seed), mailings(seed)
     at = all_windows(contract)[MARCH].end
     edge = pd.DataFrame(
-        [("at T", "e1", at, 1.0, "north"), ("just before T", "e2", at - timedelta(microseconds=1), 2.0, None)]
-        + [("at T - window", "e3", at - timedelta(days=30), 4.0, "north"), ("twice at once", "e4", at - timedelta(days=3), 8.0, "x")]
-        + [("twice at once", "e5", at - timedelta(days=3), 8.0, "x"), ("at T - 60", "e6", at - timedelta(days=60), 1.0, "x")]
-        + [("long ago", "e7", at - timedelta(days=60, microseconds=1), 1.0, "x"), ("across T", "e8", at - timedelta(hours=1), 1.0, "x")]
-        + [("across T", "e8", at + timedelta(hours=1), 100.0, "y")],
+        [
+            ("at T", "e1", at, 1.0, "north"),
+            ("just before T", "e2", at - timedelta(microseconds=1), 2.0, None),
+            ("at T - window", "e3", at - timedelta(days=30), 4.0, "north"),
+            ("twice at once", "e4", at - timedelta(days=3), 8.0, "x"),
+            ("twice at once", "e5", at - timedelta(days=3), 8.0, "x"),
+            ("at T - 60", "e6", at - timedelta(days=60), 1.0, "x"),
+            ("long ago", "e7", at - timedelta(days=60, microseconds=1), 1.0, "x"),
+            ("across T", "e8", at - timedelta(hours=1), 1.0, "x"),
+            ("across T", "e8", at + timedelta(hours=1), 100.0, "y"),
+        ],
         columns=["client_no", "receipt", "bought_at", "paid", "shop"],
     )
     rows = pd.concat([rows, edge], ignore_index=True)
@@ -185,7 +194,9 @@ def test_what_happens_at_or_after_the_time_changes_nothing() -> None:
     contract = changed(RICH)
     at = all_windows(contract)[MARCH].end
     rows, contacts = purchases(1), mailings(1)
-    before = built(contract, rows[rows["bought_at"] < at], contacts=contacts[contacts["sent_at"] < at], customers=people())
+    before = built(
+        contract, rows[rows["bought_at"] < at], contacts=contacts[contacts["sent_at"] < at], customers=people()
+    )
     later = rows.assign(bought_at=at, paid=999.0, receipt="late" + rows["receipt"])
     mails_later = contacts.assign(sent_at=at, cost=999.0)
     after = built(contract, pd.concat([rows, later]), contacts=pd.concat([contacts, mails_later]), customers=people())
@@ -199,7 +210,9 @@ def test_features_are_the_same_to_the_last_bit_whatever_the_order_and_the_thread
     first = built(contract, rows, threads=1, contacts=contacts, customers=people())
     for seed in (1, 2):
         shuffled = rows.sample(frac=1, random_state=seed)
-        again = built(contract, shuffled, threads=4, contacts=contacts.sample(frac=1, random_state=seed), customers=people())
+        again = built(
+            contract, shuffled, threads=4, contacts=contacts.sample(frac=1, random_state=seed), customers=people()
+        )
         pd.testing.assert_frame_equal(first, again, check_exact=True)
 
 
@@ -211,7 +224,9 @@ def test_missing_amounts_count_as_visits_but_not_as_amounts() -> None:
     assert (row["visits_30d"], row["spent_90d"], row["basket_90d"]) == (2, 10, 10)
 
 
-@pytest.mark.parametrize("names", [("last", "first", "orders"), ("customer", "time", "amount"), ("_", "select", "rows_of_contacts")[1:]])
+@pytest.mark.parametrize(
+    "names", [("last", "first", "orders"), ("customer", "time", "amount"), ("_", "select", "rows_of_contacts")[1:]]
+)
 def test_features_may_have_any_name(names: tuple[str, ...]) -> None:
     text = PURCHASES
     for name, old in zip(names, ("visits_30d", "spent_90d", "quiet_days"), strict=False):
@@ -222,31 +237,48 @@ def test_features_may_have_any_name(names: tuple[str, ...]) -> None:
 
 
 def test_a_table_may_have_columns_that_are_called_like_parts_of_the_query() -> None:
-    text = PURCHASES.replace("client_no", "buyer").replace("shop: {", "customer: {").replace("column: shop", "column: customer")
+    text = (
+        PURCHASES.replace("client_no", "buyer")
+        .replace("shop: {", "customer: {")
+        .replace("column: shop", "column: customer")
+    )
     text = text.replace("paid", "time").replace("bought_at", "amount").replace("receipt", "_orders"[1:])
     rows = purchases(5)
-    renamed = rows.rename(columns={"client_no": "buyer", "shop": "customer", "paid": "time", "bought_at": "amount", "receipt": "orders"})
+    renamed = rows.rename(
+        columns={"client_no": "buyer", "shop": "customer", "paid": "time", "bought_at": "amount", "receipt": "orders"}
+    )
     pd.testing.assert_frame_equal(built(changed(text), renamed), built(changed(PURCHASES), rows))
 
 
 def test_customers_may_be_numbers() -> None:
-    contract = changed(PURCHASES, ("type: string}\ntime", "type: integer}\ntime"), ("client_no: {type: string}", "client_no: {type: integer}"))
+    contract = changed(
+        PURCHASES,
+        ("type: string}\ntime", "type: integer}\ntime"),
+        ("client_no: {type: string}", "client_no: {type: integer}"),
+    )
     rows = purchases(6)
     numbered = rows.assign(client_no=rows["client_no"].str[1:].astype("int64"))
     found = built(contract, numbered)
     assert found.index.dtype == "int64"
     plain = built(changed(PURCHASES), rows)
-    assert found["spent_90d"].sort_index().tolist() == plain["spent_90d"].rename(lambda c: int(c[1:])).sort_index().tolist()
+    assert (
+        found["spent_90d"].sort_index().tolist()
+        == plain["spent_90d"].rename(lambda c: int(c[1:])).sort_index().tolist()
+    )
 
 
 def test_attributes_with_a_time_are_as_they_stood_then() -> None:
-    contract = changed(
-        RICH,
-        ("customer: client_no\n    columns:\n      client_no: {type: string}\n      tier", "customer: client_no\n    time: since\n    columns:\n      since: {type: timestamp}\n      client_no: {type: string}\n      tier"),
-    )
+    timeless = "customer: client_no\n    columns:\n      client_no: {type: string}\n      tier"
+    timed = timeless.replace("columns:\n", "time: since\n    columns:\n      since: {type: timestamp}\n")
+    contract = changed(RICH, (timeless, timed))
     at = all_windows(contract)[MARCH].end
     known = pd.DataFrame(
-        [("c0", at - timedelta(days=9), "old", 30.0), ("c0", at - timedelta(days=1), "new", 31.0), ("c0", at, "future", 32.0), ("c1", at + timedelta(days=1), "future", 1.0)],
+        [
+            ("c0", at - timedelta(days=9), "old", 30.0),
+            ("c0", at - timedelta(days=1), "new", 31.0),
+            ("c0", at, "future", 32.0),
+            ("c1", at + timedelta(days=1), "future", 1.0),
+        ],
         columns=["client_no", "since", "tier", "age"],
     )
     found = built(contract, purchases(7), contacts=mailings(7), customers=known)
@@ -265,7 +297,15 @@ BERLIN = ("timezone: UTC", "timezone: Europe/Berlin")
 
 def test_a_day_without_a_time_is_local_midnight_whatever_zone_the_connection_thinks_in() -> None:
     contract = changed(PURCHASES, BERLIN, ("bought_at: {type: timestamp}", "bought_at: {type: date}"))
-    rows = pd.DataFrame({"client_no": ["c"], "receipt": ["r"], "bought_at": [pd.Timestamp("2024-03-31").date()], "paid": [1.0], "shop": ["x"]})
+    rows = pd.DataFrame(
+        {
+            "client_no": ["c"],
+            "receipt": ["r"],
+            "bought_at": [pd.Timestamp("2024-03-31").date()],
+            "paid": [1.0],
+            "shop": ["x"],
+        }
+    )
     quiet = []
     for zone in ("UTC", "Europe/Berlin", "Asia/Tokyo"):
         with engine(contract) as con:
@@ -278,7 +318,15 @@ def test_a_day_without_a_time_is_local_midnight_whatever_zone_the_connection_thi
 def test_a_window_of_days_counts_calendar_days_of_the_contracts_zone() -> None:
     contract = changed(PURCHASES, BERLIN)
     midnight = as_utc(pd.Timestamp("2024-03-02").to_pydatetime(), contract.zone)  # 30 days before 1 April, local
-    rows = pd.DataFrame({"client_no": ["in", "out"], "receipt": ["1", "2"], "bought_at": [midnight, midnight - timedelta(microseconds=1)], "paid": 1.0, "shop": "x"})
+    rows = pd.DataFrame(
+        {
+            "client_no": ["in", "out"],
+            "receipt": ["1", "2"],
+            "bought_at": [midnight, midnight - timedelta(microseconds=1)],
+            "paid": 1.0,
+            "shop": "x",
+        }
+    )
     for zone in ("UTC", "Europe/Berlin"):
         with engine(contract) as con:
             con.execute(f"SET TimeZone = '{zone}'")
@@ -288,7 +336,14 @@ def test_a_window_of_days_counts_calendar_days_of_the_contracts_zone() -> None:
 
 
 def members(**columns: Any) -> pd.DataFrame:
-    base = {"member_id": ["m1", "m2"], "as_of": instant("2024-03-05"), "plan": ["gold", None], "visits": [3, None], "left": ["Yes", "No"], "_window": "2024-03-01"}
+    base = {
+        "member_id": ["m1", "m2"],
+        "as_of": instant("2024-03-05"),
+        "plan": ["gold", None],
+        "visits": [3, None],
+        "left": ["Yes", "No"],
+        "_window": "2024-03-01",
+    }
     return pd.DataFrame({**base, **columns})
 
 

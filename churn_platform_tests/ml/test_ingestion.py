@@ -43,7 +43,7 @@ GOOD: list[tuple[str, Any, str, Any]] = [
     ("{type: timestamp, nullable: true}", "2024-02-29T13:00:00", "VARCHAR", instant("2024-02-29T13:00")),
     ("{type: timestamp, nullable: true}", "2024-02-29 13:00:00+02:00", "VARCHAR", instant("2024-02-29T11:00")),
     ("{type: timestamp, nullable: true}", "2024-02-29 13:00:00Z", "VARCHAR", instant("2024-02-29T13:00")),
-    ("{type: timestamp, nullable: true, format: '%d/%m/%Y %H:%M'}", "03/04/2024 05:06", "VARCHAR", instant("2024-04-03T05:06")),
+    ("{type: timestamp, format: '%d/%m/%Y %H:%M'}", "03/04/2024 05:06", "VARCHAR", instant("2024-04-03T05:06")),
     ("{type: timestamp, nullable: true}", date(2024, 2, 29), "DATE", instant("2024-02-29")),
 ]  # fmt: skip
 
@@ -110,7 +110,10 @@ def test_an_issue_quotes_the_value_without_what_would_break_it_up() -> None:
 COMMA = {"contract": [("    order: receipt\n", "    order: receipt\n    decimal: ','\n")]}
 
 
-@pytest.mark.parametrize(("text", "number"), [("1,5", 1.5), ("1.234,5", 1234.5), ("1.234.567", 1234567.0), ("7", 7.0), ("-0,25", -0.25), (",5", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,5", 1.5), ("1.234,5", 1234.5), ("1.234.567", 1234567.0), ("7", 7.0), ("-0,25", -0.25), (",5", 0.5)],
+)
 def test_a_decimal_comma_is_read(text: str, number: float) -> None:
     assert one_value("{type: float}", text, **COMMA) == (number, None)
 
@@ -132,8 +135,15 @@ BERLIN = ("timezone: UTC", "timezone: Europe/Berlin")
 
 
 def times(*texts: str, changes: tuple[tuple[str, str], ...] = (BERLIN,)) -> list[datetime | None]:
-    contract = changed(PURCHASES.replace("start: 2024-01-01, end: 2024-07-01", "start: 2024-01-01, end: 2025-01-01"), *changes)
-    frame = pd.DataFrame([{"client_no": "c", "receipt": str(n), "bought_at": text, "paid": "1", "shop": "n"} for n, text in enumerate(texts)])
+    contract = changed(
+        PURCHASES.replace("start: 2024-01-01, end: 2024-07-01", "start: 2024-01-01, end: 2025-01-01"), *changes
+    )
+    frame = pd.DataFrame(
+        [
+            {"client_no": "c", "receipt": str(n), "bought_at": text, "paid": "1", "shop": "n"}
+            for n, text in enumerate(texts)
+        ]
+    )
     with engine(contract) as con:
         view = landed(con, frame)
         found: dict[int, datetime] = {}
@@ -148,7 +158,10 @@ def test_a_time_without_a_zone_is_in_the_contracts_zone() -> None:
 
 
 def test_a_time_with_an_offset_keeps_it() -> None:
-    assert times("2024-02-01 10:00:00-05:00", "2024-02-01T10:00:00Z") == [instant("2024-02-01T15:00"), instant("2024-02-01T10:00")]
+    assert times("2024-02-01 10:00:00-05:00", "2024-02-01T10:00:00Z") == [
+        instant("2024-02-01T15:00"),
+        instant("2024-02-01T10:00"),
+    ]
 
 
 def test_a_time_in_the_gap_or_the_overlap_of_the_clocks_is_one_of_the_two_instants_it_can_mean() -> None:
@@ -159,27 +172,46 @@ def test_a_time_in_the_gap_or_the_overlap_of_the_clocks_is_one_of_the_two_instan
 
 def test_a_typed_time_without_a_zone_is_in_the_contracts_zone_as_well() -> None:
     contract = changed(PURCHASES, BERLIN)
-    frame = pd.DataFrame({"client_no": ["c"], "receipt": ["r"], "bought_at": [pd.Timestamp("2024-01-10 10:00")], "paid": [1.0], "shop": ["n"]})
+    frame = pd.DataFrame(
+        {
+            "client_no": ["c"],
+            "receipt": ["r"],
+            "bought_at": [pd.Timestamp("2024-01-10 10:00")],
+            "paid": [1.0],
+            "shop": ["n"],
+        }
+    )
     assert typed(contract, frame)["bought_at"][0] == pd.Timestamp("2024-01-10 09:00", tz="UTC")
 
 
 def test_a_row_at_local_midnight_belongs_to_the_window_that_begins_there() -> None:
     contract = changed(PURCHASES, BERLIN)
-    frame = pd.DataFrame({"client_no": ["c", "d"], "receipt": ["1", "2"], "bought_at": ["2024-02-01 00:00", "2024-01-31 23:59:59.999999"], "paid": ["1", "1"], "shop": ["n", "n"]})
+    frame = pd.DataFrame(
+        {
+            "client_no": ["c", "d"],
+            "receipt": ["1", "2"],
+            "bought_at": ["2024-02-01 00:00", "2024-01-31 23:59:59.999999"],
+            "paid": ["1", "1"],
+            "shop": ["n", "n"],
+        }
+    )
     january, february, *_ = all_windows(contract)
     assert typed(contract, frame, window=february)["client_no"].tolist() == ["c"]
     assert typed(contract, frame, window=january)["client_no"].tolist() == ["d"]
 
 
 TIMES = st.sampled_from(
-    ["2024-01-01 00:00", "2024-02-01 00:00", "2024-01-31 23:59:59", "2024-03-31 02:30", "2024-06-30 23:59:59", "2024-07-01 00:00",
-     "2023-12-31 23:59:59", "1999-01-01", "2999-01-01", "infinity", "-infinity", "soon", "", None, "2024-05-05 05:05+05:00", "2024-04-04"]
+    ["2024-01-01 00:00", "2024-02-01 00:00", "2024-01-31 23:59:59", "2024-03-31 02:30", "2024-06-30 23:59:59",
+     "2024-07-01 00:00", "2023-12-31 23:59:59", "1999-01-01", "2999-01-01", "infinity", "-infinity", "soon", "", None,
+     "2024-05-05 05:05+05:00", "2024-04-04"]
 )  # fmt: skip
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
-    rows=st.lists(st.tuples(TIMES, st.sampled_from(["a.csv", "b.csv", "c.csv"]), st.sampled_from(["1", "x", ""])), max_size=20),
+    rows=st.lists(
+        st.tuples(TIMES, st.sampled_from(["a.csv", "b.csv", "c.csv"]), st.sampled_from(["1", "x", ""])), max_size=20
+    ),
     zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
     cadence=st.sampled_from(["monthly", "weekly"]),
     end=st.booleans(),
@@ -187,11 +219,19 @@ TIMES = st.sampled_from(
 def test_over_all_windows_every_row_of_every_file_is_seen_exactly_once(
     rows: list[tuple[str | None, str, str]], zone: str, cadence: str, end: bool
 ) -> None:
-    contract = changed(PURCHASES, ("timezone: UTC", f"timezone: {zone}"), ("monthly", cadence), *([] if end else [(", end: 2024-07-01", "")]))
+    contract = changed(
+        PURCHASES,
+        ("timezone: UTC", f"timezone: {zone}"),
+        ("monthly", cadence),
+        *([] if end else [(", end: 2024-07-01", "")]),
+    )
     frame = pd.DataFrame(rows, columns=["bought_at", "_source", "paid"]).astype(object)
     frame = frame.assign(client_no="c", shop="n", receipt=[str(n) for n in range(len(frame))])
     with engine(contract) as con:
-        con.execute("CREATE TABLE landed (bought_at VARCHAR, _source VARCHAR, paid VARCHAR, client_no VARCHAR, shop VARCHAR, receipt VARCHAR)")
+        con.execute(
+            "CREATE TABLE landed (bought_at VARCHAR, _source VARCHAR, paid VARCHAR, client_no VARCHAR, "
+            "shop VARCHAR, receipt VARCHAR)"
+        )
         if rows:
             con.executemany("INSERT INTO landed VALUES (?, ?, ?, ?, ?, ?)", frame.values.tolist())
         seen = [
@@ -205,7 +245,13 @@ def test_over_all_windows_every_row_of_every_file_is_seen_exactly_once(
 def test_a_misfit_travels_with_the_first_window_of_its_file() -> None:
     contract = changed(PURCHASES)
     frame = pd.DataFrame(
-        [("march", "2024-03-05", "b.csv"), ("unreadable", "some day", "b.csv"), ("too early", "1999-01-01", "b.csv"), ("april", "2024-04-05", "b.csv"), ("alone", "never", "c.csv")],
+        [
+            ("march", "2024-03-05", "b.csv"),
+            ("unreadable", "some day", "b.csv"),
+            ("too early", "1999-01-01", "b.csv"),
+            ("april", "2024-04-05", "b.csv"),
+            ("alone", "never", "c.csv"),
+        ],
         columns=["receipt", "bought_at", "_source"],
     ).assign(client_no="c", paid="1", shop="n")
     seen = {window.key: sorted(typed(contract, frame, window=window)["receipt"]) for window in all_windows(contract)}
@@ -215,7 +261,11 @@ def test_a_misfit_travels_with_the_first_window_of_its_file() -> None:
 
 
 def test_a_table_without_a_time_lands_whole_with_every_window() -> None:
-    text = PURCHASES.replace("features:\n", "  customers:\n    path: c.csv\n    customer: client_no\n    columns:\n      client_no: {type: string}\nfeatures:\n")
+    text = PURCHASES.replace(
+        "features:\n",
+        "  customers:\n    path: c.csv\n    customer: client_no\n    columns:\n      client_no: {type: string}\n"
+        "features:\n",
+    )
     contract = changed(text)
     frame = pd.DataFrame({"client_no": ["a", "b"]})
     assert [len(typed(contract, frame, "customers", window)) for window in all_windows(contract)] == [2] * 6
@@ -227,7 +277,9 @@ def row(**columns: Any) -> pd.DataFrame:
 
 
 def paid_from(expression: str, **columns: Any) -> tuple[Any, str | None]:
-    contract = changed(PURCHASES, ("paid: {type: float, min: 0}", f"paid: {{type: float, nullable: true, from: \"{expression}\"}}"))
+    contract = changed(
+        PURCHASES, ("paid: {type: float, min: 0}", f'paid: {{type: float, nullable: true, from: "{expression}"}}')
+    )
     found = typed(contract, row(**columns).drop(columns="paid"))
     value = found["paid"][0]
     return (None if pd.isna(value) else value), found["_issues"][0]
@@ -245,7 +297,9 @@ def paid_from(expression: str, **columns: Any) -> tuple[Any, str | None]:
         ("CASE WHEN kind = 'refund' THEN -amount ELSE 2 * amount END", {"kind": "refund", "amount": "4"}, -4.0),
     ],
 )
-def test_an_expression_calculates_with_the_sources_columns(expression: str, columns: dict[str, Any], expected: float) -> None:
+def test_an_expression_calculates_with_the_sources_columns(
+    expression: str, columns: dict[str, Any], expected: float
+) -> None:
     assert paid_from(expression, **columns) == (expected, None)
 
 
@@ -306,9 +360,17 @@ def test_a_missing_column_is_not_made_up_by_the_engine(name: str) -> None:
 def test_the_newest_time_is_not_one_in_the_future() -> None:
     contract = changed(PURCHASES)
     with engine(contract) as con:
-        frame = pd.concat([row(bought_at=text) for text in ("2024-01-05", "2024-03-05 10:00", "2999-01-01", "rubbish", "infinity", "-infinity", None)])
+        frame = pd.concat(
+            [
+                row(bought_at=text)
+                for text in ("2024-01-05", "2024-03-05 10:00", "2999-01-01", "rubbish", "infinity", "-infinity", None)
+            ]
+        )
         assert ingestion.newest_time(con, contract, "transactions", landed(con, frame)) == instant("2024-03-05T10:00")
-        assert ingestion.newest_time(con, contract, "transactions", landed(con, row(bought_at="rubbish"), view="none")) is None
+        assert (
+            ingestion.newest_time(con, contract, "transactions", landed(con, row(bought_at="rubbish"), view="none"))
+            is None
+        )
 
 
 def test_no_issue_is_made_of_good_rows() -> None:

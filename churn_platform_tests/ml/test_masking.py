@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from churn_platform.engine import connection
 from churn_platform.contract import Column
+from churn_platform.engine import connection
 from churn_platform.ml.masking import install_key, masked, masked_type, pseudonym
 from churn_platform.settings import settings as platform_settings
 from churn_platform_tests.worlds import KEY, PURCHASES, changed, typed
@@ -19,21 +19,30 @@ from churn_platform_tests.worlds import KEY, PURCHASES, changed, typed
 pytestmark = pytest.mark.usefixtures("home")
 HASHED = Column(type="string", pii="hash")
 
-PERSONAL = PURCHASES.replace("client_no: {type: string}", "client_no: {type: string, pii: hash, pattern: 'c[0-9]+'}").replace(
+PERSONAL = PURCHASES.replace(
+    "client_no: {type: string}", "client_no: {type: string, pii: hash, pattern: 'c[0-9]+'}"
+).replace(
     "      shop:",
-    "      phone: {type: string, pii: drop}\n      age: {type: integer, min: 18, max: 99, pii: bucket, bucket: 10}\n      shop:",
+    "      phone: {type: string, pii: drop}\n"
+    "      age: {type: integer, min: 18, max: 99, pii: bucket, bucket: 10}\n      shop:",
 )
 
 
 def in_sql(key: bytes, values: list[str]) -> list[str]:
     with connection() as con:
         install_key(con, key)
-        con.execute("CREATE TABLE t AS SELECT unnest(?::VARCHAR[]) AS v, generate_subscripts(?::VARCHAR[], 1) AS n", [values, values])
+        con.execute(
+            "CREATE TABLE t AS SELECT unnest(?::VARCHAR[]) AS v, generate_subscripts(?::VARCHAR[], 1) AS n",
+            [values, values],
+        )
         return [found for (found,) in con.execute(f"SELECT {masked(HASHED, 'v')} FROM t ORDER BY n").fetchall()]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.binary(max_size=200), st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=5))
+@given(
+    st.binary(max_size=200),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=5),
+)
 def test_the_hash_in_sql_is_the_one_in_python(key: bytes, values: list[str]) -> None:
     assert in_sql(key, values) == [pseudonym(key, value) for value in values]
 
@@ -50,7 +59,15 @@ def test_another_key_gives_other_pseudonyms() -> None:
 
 
 def personal(**columns: object) -> pd.DataFrame:
-    base = {"client_no": "c77", "receipt": "r1", "bought_at": "2024-01-05", "paid": "1", "phone": "0151-555", "age": "37", "shop": "north"}
+    base = {
+        "client_no": "c77",
+        "receipt": "r1",
+        "bought_at": "2024-01-05",
+        "paid": "1",
+        "phone": "0151-555",
+        "age": "37",
+        "shop": "north",
+    }
     return typed(changed(PERSONAL), pd.DataFrame([{**base, **columns}]))
 
 
@@ -64,7 +81,13 @@ def test_what_is_stored_is_the_hash_the_bucket_and_nothing_of_what_is_dropped() 
 
 @pytest.mark.parametrize(
     "secret",
-    [{"client_no": "alice@example.com"}, {"age": "thirtyseven"}, {"age": "137"}, {"phone": "alice's phone"}, {"client_no": "c77; x"}],
+    [
+        {"client_no": "alice@example.com"},
+        {"age": "thirtyseven"},
+        {"age": "137"},
+        {"phone": "alice's phone"},
+        {"client_no": "c77; x"},
+    ],
     ids=str,
 )
 def test_a_raw_personal_value_appears_nowhere_even_when_it_is_wrong(secret: dict[str, str]) -> None:
@@ -97,7 +120,7 @@ def test_the_stored_types_are_what_masked_type_says() -> None:
 def test_the_key_is_in_no_error_message() -> None:
     with connection() as con:
         install_key(con, b"very secret key!")
-        with pytest.raises(Exception, match="nowhere") as caught:  # noqa: PT011, B017
+        with pytest.raises(Exception, match="nowhere") as caught:
             con.execute(f"SELECT {masked(HASHED, 'v')} FROM nowhere")
     assert b"very secret key!".hex() not in str(caught.value)
     assert "very secret" not in str(caught.value)

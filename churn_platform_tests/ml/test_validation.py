@@ -17,21 +17,28 @@ from churn_platform_tests.worlds import KEY, PURCHASES, WIDE, all_windows, chang
 
 pytestmark = pytest.mark.usefixtures("home")
 
-RULES = PURCHASES.replace("shop: {type: string, nullable: true}", "shop: {type: string, nullable: true, allowed: [north, south]}").replace(
-    "receipt: {type: string}", "receipt: {type: string, pattern: 'r[0-9]+'}"
-).replace("paid: {type: float, min: 0}", "paid: {type: float, min: 0, max: 100}").replace(
-    "bought_at: {type: timestamp}", "bought_at: {type: timestamp, min: 2024-01-02, max: 2024-06-01}"
-)  # fmt: skip
+RULES = (
+    PURCHASES.replace(
+        "shop: {type: string, nullable: true}", "shop: {type: string, nullable: true, allowed: [north, south]}"
+    )
+    .replace("receipt: {type: string}", "receipt: {type: string, pattern: 'r[0-9]+'}")
+    .replace("paid: {type: float, min: 0}", "paid: {type: float, min: 0, max: 100}")
+    .replace("bought_at: {type: timestamp}", "bought_at: {type: timestamp, min: 2024-01-02, max: 2024-06-01}")
+)
 BASE = {"client_no": "c1", "receipt": "r1", "bought_at": "2024-01-05", "paid": "1", "shop": "north"}
 
 
-def divide(contract: Contract, frame: pd.DataFrame, table: str = "transactions") -> tuple[pd.DataFrame, pd.DataFrame, validation.Split]:
+def divide(
+    contract: Contract, frame: pd.DataFrame, table: str = "transactions"
+) -> tuple[pd.DataFrame, pd.DataFrame, validation.Split]:
     """Good rows, quarantined rows and the split, by way of the ingestion."""
     with engine(contract) as con:
         return _divide(con, contract, frame, table)
 
 
-def _divide(con: duckdb.DuckDBPyConnection, contract: Contract, frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, pd.DataFrame, validation.Split]:
+def _divide(
+    con: duckdb.DuckDBPyConnection, contract: Contract, frame: pd.DataFrame, table: str
+) -> tuple[pd.DataFrame, pd.DataFrame, validation.Split]:
     typed = ingestion.typed_rows(con, contract, table, landed(con, frame), all_windows(contract)[0])
     typed.create("raw")
     found = validation.split(con, contract, table, "raw")
@@ -75,7 +82,9 @@ def test_every_rule_has_its_reason(columns: dict[str, Any], expected: str) -> No
     assert expected in reason(CONTRACT, **columns)
 
 
-@pytest.mark.parametrize("columns", [{"paid": "0"}, {"paid": "100"}, {"shop": None}, {"bought_at": "2024-01-02"}], ids=str)
+@pytest.mark.parametrize(
+    "columns", [{"paid": "0"}, {"paid": "100"}, {"shop": None}, {"bought_at": "2024-01-02"}], ids=str
+)
 def test_what_lies_on_a_bound_is_good(columns: dict[str, Any]) -> None:
     good, _, _ = divide(CONTRACT, pd.DataFrame([{**BASE, **columns}]))
     assert len(good) == 1
@@ -144,7 +153,10 @@ def test_rows_without_a_key_are_not_duplicates_of_each_other() -> None:
 
 
 def test_a_customer_stands_once_only_at_each_time_of_a_snapshots_table() -> None:
-    rows = [{"member_id": "m1", "as_of": day, "plan": "gold", "visits": "1", "left": "No"} for day in ("2024-01-05", "2024-01-05", "2024-01-06")]
+    rows = [
+        {"member_id": "m1", "as_of": day, "plan": "gold", "visits": "1", "left": "No"}
+        for day in ("2024-01-05", "2024-01-05", "2024-01-06")
+    ]
     good, quarantined, _ = divide(changed(WIDE), pd.DataFrame(rows), "snapshots")
     assert (len(good), len(quarantined)) == (2, 1)
 
@@ -159,9 +171,18 @@ def test_a_customer_stands_once_only_at_each_time_of_a_snapshots_table() -> None
         ("integer", "-1", "1", ["1", "-1"], "0"),
     ],
 )
-def test_a_label_that_is_neither_value_is_quarantined(column: str, positive: str, negative: str, fitting: list[str], other: str) -> None:
-    contract = changed(WIDE, ('positive: "Yes", negative: "No"', f"positive: {positive}, negative: {negative}"), ("left: {type: string", f"left: {{type: {column}"))
-    rows = [{"member_id": f"m{n}", "as_of": "2024-01-05", "plan": "gold", "visits": "1", "left": value} for n, value in enumerate([*fitting, other, None])]
+def test_a_label_that_is_neither_value_is_quarantined(
+    column: str, positive: str, negative: str, fitting: list[str], other: str
+) -> None:
+    contract = changed(
+        WIDE,
+        ('positive: "Yes", negative: "No"', f"positive: {positive}, negative: {negative}"),
+        ("left: {type: string", f"left: {{type: {column}"),
+    )
+    rows = [
+        {"member_id": f"m{n}", "as_of": "2024-01-05", "plan": "gold", "visits": "1", "left": value}
+        for n, value in enumerate([*fitting, other, None])
+    ]
     good, quarantined, _ = divide(contract, pd.DataFrame(rows), "snapshots")
     assert len(good) == len(fitting) + 1  # the one without a label is good: it is simply not labelled
     assert quarantined["_reason"].tolist() == ["left is neither label"]
@@ -192,7 +213,13 @@ def test_the_split_loses_nothing_and_doubles_nothing(rows: list[dict[str, str | 
 
 
 def findings(rows: int, bad: int, **changes: str) -> dict[str, validation.Finding]:
-    contract = changed(PURCHASES, ("    order: receipt\n", f"    order: receipt\n    min_rows: {changes.get('min_rows', 1)}\n    max_quarantined: 0.1\n"))
+    contract = changed(
+        PURCHASES,
+        (
+            "    order: receipt\n",
+            f"    order: receipt\n    min_rows: {changes.get('min_rows', 1)}\n    max_quarantined: 0.1\n",
+        ),
+    )
     frame = pd.DataFrame([{**BASE, "paid": "-1" if n < bad else "1"} for n in range(rows)], columns=list(BASE))
     with engine(contract) as con:
         if not rows:

@@ -38,10 +38,14 @@ def test_the_year_lands_whole_and_each_row_in_its_own_month(producer: CompleteJo
             counted[name] += table.num_rows
             if name == "transactions":
                 con.register("t", table)
-                first, last = con.execute("SELECT min(transaction_timestamp), max(transaction_timestamp) FROM t").fetchall()[0]
+                first, last = con.execute(
+                    "SELECT min(transaction_timestamp), max(transaction_timestamp) FROM t"
+                ).fetchall()[0]
                 assert window.start.replace(tzinfo=None) <= first
                 assert last < window.end.replace(tzinfo=None)
-    beyond = producer._con.execute("SELECT count(*) FROM transactions WHERE transaction_timestamp >= '2018-01-01'").fetchall()[0][0]
+    beyond = producer._con.execute(
+        "SELECT count(*) FROM transactions WHERE transaction_timestamp >= '2018-01-01'"
+    ).fetchall()[0][0]
     assert counted["transactions"] == 1_469_307 - beyond
     assert beyond < 1_000
     assert counted["customers"] == 801
@@ -72,6 +76,7 @@ def test_landing_goes_on_month_by_month_and_a_repeated_landing_changes_nothing(
     assert source.watermark(con) == january.end
     assert source.next_window().key == "2017-02-01"
     with engine(CONTRACT) as own:
+
         def rows() -> int:
             view = source.rows(own, "transactions", january)
             return len(ingestion.typed_rows(own, CONTRACT, "transactions", view, january))

@@ -31,7 +31,9 @@ def read(contract: Contract, folder: Path) -> pd.DataFrame:
     with engine(contract) as con:
         return pd.concat(
             [
-                ingestion.typed_rows(con, contract, contract.main_table, source.rows(con, contract.main_table, window), window).df()
+                ingestion.typed_rows(
+                    con, contract, contract.main_table, source.rows(con, contract.main_table, window), window
+                ).df()
                 for window in all_windows(contract)
             ],
             ignore_index=True,
@@ -79,7 +81,9 @@ def test_latin_1_is_read_where_the_contract_says_so(tmp_path: Path) -> None:
 
 
 def test_latin_1_is_refused_with_advice_where_it_does_not_and_no_value_is_quoted(tmp_path: Path) -> None:
-    (tmp_path / "purchases.csv").write_bytes((HEADER + LINE.replace("north", "Köln").replace("c1", "secret")).encode("latin-1"))
+    (tmp_path / "purchases.csv").write_bytes(
+        (HEADER + LINE.replace("north", "Köln").replace("c1", "secret")).encode("latin-1")
+    )
     said = refusal(of(), tmp_path)
     assert "purchases.csv" in said
     assert "tables.transactions.encoding" in said
@@ -97,8 +101,12 @@ def test_utf_16_is_read(tmp_path: Path) -> None:
 
 
 def test_a_decimal_comma_and_days_first_are_read_as_the_contract_says(tmp_path: Path) -> None:
-    (tmp_path / "purchases.csv").write_text((HEADER + "c1,r1,05/01/2024 10:00,2!50,north\n").replace(",", ";").replace("!", ","))
-    contract = of((PATH, f"{PATH}\n    decimal: ','"), ("{type: timestamp}", "{type: timestamp, format: '%d/%m/%Y %H:%M'}"))
+    (tmp_path / "purchases.csv").write_text(
+        (HEADER + "c1,r1,05/01/2024 10:00,2!50,north\n").replace(",", ";").replace("!", ",")
+    )
+    contract = of(
+        (PATH, f"{PATH}\n    decimal: ','"), ("{type: timestamp}", "{type: timestamp, format: '%d/%m/%Y %H:%M'}")
+    )
     rows = read(contract, tmp_path)
     assert rows["paid"].tolist() == [2.5]
     assert rows["bought_at"].tolist() == [pd.Timestamp("2024-01-05 10:00", tz="UTC")]
@@ -126,7 +134,13 @@ def test_gzipped_csv_is_read(tmp_path: Path) -> None:
 
 def test_parquet_is_read_with_its_own_types(tmp_path: Path) -> None:
     pd.DataFrame(
-        {"client_no": [17850.0, None], "receipt": [1, 2], "bought_at": pd.to_datetime(["2024-01-05 10:00", "2024-03-05 00:00"]), "paid": [2.5, 3.0], "shop": ["x", None]}
+        {
+            "client_no": [17850.0, None],
+            "receipt": [1, 2],
+            "bought_at": pd.to_datetime(["2024-01-05 10:00", "2024-03-05 00:00"]),
+            "paid": [2.5, 3.0],
+            "shop": ["x", None],
+        }
     ).to_parquet(tmp_path / "p.parquet")
     rows = read(of((PATH, "path: p.parquet")), tmp_path)
     assert rows["client_no"].tolist() == ["17850", None]
@@ -136,11 +150,15 @@ def test_parquet_is_read_with_its_own_types(tmp_path: Path) -> None:
 
 def test_a_column_called_filename_is_a_column_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "purchases.csv").write_text(HEADER.replace("shop", "filename") + LINE)
-    assert read(of(("shop: {type: string, nullable: true}", "shop: {type: string, from: filename}")), tmp_path)["shop"].tolist() == ["north"]
+    assert read(of(("shop: {type: string, nullable: true}", "shop: {type: string, from: filename}")), tmp_path)[
+        "shop"
+    ].tolist() == ["north"]
 
 
 def test_other_names_and_expressions_are_mapped_by_the_contract(tmp_path: Path) -> None:
-    (tmp_path / "purchases.csv").write_text("InvoiceNo,Quantity,InvoiceDate,UnitPrice,Customer ID,Country\n536365,6,2024-01-05 08:26:00,2.55,17850.0,UK\n")
+    (tmp_path / "purchases.csv").write_text(
+        "InvoiceNo,Quantity,InvoiceDate,UnitPrice,Customer ID,Country\n536365,6,2024-01-05 08:26:00,2.55,17850.0,UK\n"
+    )
     contract = of(
         ("client_no: {type: string}", "client_no: {type: string, from: Customer ID}"),
         ("receipt: {type: string}", "receipt: {type: string, from: invoiceno}"),
@@ -213,7 +231,9 @@ def test_a_broken_line_deep_in_a_file_is_a_source_error_that_does_not_quote_it(t
 
 
 def test_the_newest_row_says_how_far_the_data_goes(tmp_path: Path) -> None:
-    (tmp_path / "purchases.csv").write_text(HEADER + LINE + "c,r,2024-03-31 20:00,1,x\nc,r,2999-01-01,1,x\nc,r,rubbish,1,x\n")
+    (tmp_path / "purchases.csv").write_text(
+        HEADER + LINE + "c,r,2024-03-31 20:00,1,x\nc,r,2999-01-01,1,x\nc,r,rubbish,1,x\n"
+    )
     assert watermark(of(), tmp_path) == instant("2024-04-01T20:00")
 
 
@@ -225,7 +245,9 @@ def test_a_last_day_of_25_hours_closes_its_month(tmp_path: Path) -> None:
 
 def test_the_watermark_is_never_in_the_future(tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    (tmp_path / "purchases.csv").write_text(HEADER + LINE.replace("2024-01-05 10:00", (now - timedelta(hours=1)).isoformat()))
+    (tmp_path / "purchases.csv").write_text(
+        HEADER + LINE.replace("2024-01-05 10:00", (now - timedelta(hours=1)).isoformat())
+    )
     found = watermark(of((", end: 2024-07-01", "")), tmp_path)
     assert found is not None
     assert now <= found <= datetime.now(UTC)
@@ -245,12 +267,19 @@ def test_complete_until_is_taken_at_its_word(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("observed", "wait", "expected"),
-    [("2024-02-01", 0, "2024-02-01"), ("2024-01-15", 0, "2024-02-01"), ("2024-02-01", 30, "2024-04-01"), ("2024-02-01", 29, "2024-03-01")],
+    [
+        ("2024-02-01", 0, "2024-02-01"),
+        ("2024-01-15", 0, "2024-02-01"),
+        ("2024-02-01", 30, "2024-04-01"),
+        ("2024-02-01", 29, "2024-03-01"),
+    ],
 )
 def test_a_table_without_dates_is_complete_up_to_the_window_in_which_its_labels_mature(
     tmp_path: Path, observed: str, wait: int, expected: str
 ) -> None:
-    contract = changed(WIDE, ("time: as_of", f"observed_at: {observed}"), ("matures_after_days: 30", f"matures_after_days: {wait}"))
+    contract = changed(
+        WIDE, ("time: as_of", f"observed_at: {observed}"), ("matures_after_days: 30", f"matures_after_days: {wait}")
+    )
     assert watermark(contract, tmp_path) == instant(expected)
 
 
@@ -268,7 +297,12 @@ def bucket() -> Iterator[Any]:
     running.start()
     host, port = running.get_host_and_port()
     patch = pytest.MonkeyPatch()
-    variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     for name, value in variables.items():
         patch.setenv(name, value)
     client = boto3.client("s3")
@@ -290,7 +324,15 @@ def test_files_in_s3_are_read_and_new_ones_are_seen(bucket: Any, tmp_path: Path)
 
 
 def test_parquet_in_s3_is_read(bucket: Any, tmp_path: Path) -> None:
-    frame = pd.DataFrame({"client_no": ["c"], "receipt": ["r"], "bought_at": pd.to_datetime(["2024-01-05"]), "paid": [1.0], "shop": ["x"]})
+    frame = pd.DataFrame(
+        {
+            "client_no": ["c"],
+            "receipt": ["r"],
+            "bought_at": pd.to_datetime(["2024-01-05"]),
+            "paid": [1.0],
+            "shop": ["x"],
+        }
+    )
     bucket.put_object(Bucket="shop", Key="p/one.parquet", Body=frame.to_parquet())
     assert read(of((PATH, "path: s3://shop/p/one.parquet")), tmp_path)["client_no"].tolist() == ["c"]
 

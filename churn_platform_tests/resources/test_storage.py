@@ -1,0 +1,195 @@
+"""Tables are written whole or not at all, a window at a time, and old versions stay readable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from churn_platform.resources.storage import MissingTableError, TableStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TableStore:
+    return TableStore(str(tmp_path / "warehouse"))
+
+
+@pytest.fixture
+def con() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        yield connection
+
+
+def table(*values: int) -> pa.Table:
+    return pa.table({"n": pa.array(values, pa.int64())})
+
+
+def read(
+    store: TableStore, con: duckdb.DuckDBPyConnection, name: str = "t", **options: object
+) -> list[tuple[int, str]]:
+    store.read(con, name, **options)  # type: ignore[arg-type]
+    return con.execute(f"SELECT n, _window FROM {name} ORDER BY ALL").fetchall()
+
+
+JANUARY, FEBRUARY = "2024-01-01", "2024-02-01"
+
+
+def test_writing_a_window_again_has_the_result_of_writing_it_once(
+    store: TableStore, con: duckdb.DuckDBPyConnection
+) -> None:
+    for _ in range(3):
+        store.write("t", table(1, 2), JANUARY)
+        store.write("t", table(3), FEBRUARY)
+    assert read(store, con) == [(1, JANUARY), (2, JANUARY), (3, FEBRUARY)]
+
+
+def test_a_window_is_replaced_and_the_others_stay(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", table(1, 2), JANUARY)
+    store.write("t", table(3), FEBRUARY)
+    store.write("t", table(9), JANUARY)
+    assert read(store, con) == [(3, FEBRUARY), (9, JANUARY)]
+    assert read(store, con, windows=[JANUARY]) == [(9, JANUARY)]
+    assert read(store, con, windows=[]) == []
+
+
+def test_rows_can_be_added(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", table(1), JANUARY, keep=True)
+    store.write("t", table(1), JANUARY, keep=True)
+    assert read(store, con) == [(1, JANUARY), (1, JANUARY)]
+
+
+def test_a_table_without_windows_is_replaced_whole(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", table(1, 2))
+    store.write("t", pa.table({"other": ["x"]}))
+    store.read(con, "t")
+    assert con.execute("SELECT * FROM t").fetchall() == [("x",)]
+    store.write("t", pa.table({"other": ["y"]}), keep=True)
+    store.read(con, "t")
+    assert con.execute("SELECT * FROM t ORDER BY 1").fetchall() == [("x",), ("y",)]
+
+
+def test_an_old_version_stays_readable(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    first = store.write("t", table(1), JANUARY)
+    second = store.write("t", table(2), JANUARY)
+    assert second > first
+    assert store.version("t") == second
+    assert read(store, con, version=first) == [(1, JANUARY)]
+    assert read(store, con) == [(2, JANUARY)]
+
+
+def test_a_reader_keeps_what_it_began_with(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", table(1), JANUARY)
+    store.read(con, "t")
+    store.write("t", table(2), JANUARY)
+    assert con.execute("SELECT n FROM t").fetchall() == [(1,)]
+
+
+def test_a_missing_table_says_what_to_do(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(MissingTableError, match="materialize the asset scores first"):
+        store.read(con, "scores")
+    assert store.version("scores") is None
+    assert store.windows("scores") == []
+
+
+def test_an_empty_window_is_there_and_empty(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", table(), JANUARY)
+    assert store.windows("t") == [JANUARY]
+    assert read(store, con, windows=[JANUARY]) == []
+    store.write("t", table(1), FEBRUARY)
+    store.write("t", table(), FEBRUARY)
+    assert store.windows("t") == [JANUARY, FEBRUARY]
+    assert read(store, con) == []
+    store.write("t", table(5), JANUARY)
+    assert read(store, con) == [(5, JANUARY)]
+    assert store.windows("t") == [JANUARY, FEBRUARY]
+    assert store.windows("another") == []
+
+
+def test_times_are_stored_in_utc(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("SET TimeZone = 'Europe/Berlin'")
+    store.write(
+        "t",
+        con.sql("SELECT TIMESTAMPTZ '2024-07-01 12:00:00+02' AS aware, TIMESTAMP '2024-07-01 12:00:00' AS naive"),
+        JANUARY,
+    )
+    from deltalake import DeltaTable
+
+    stored = DeltaTable(store.path("t")).to_pyarrow_table()
+    assert stored.schema.field("aware").type == pa.timestamp("us", "UTC")
+    assert stored.column("aware").to_pylist() == [datetime(2024, 7, 1, 10, tzinfo=UTC)]
+    assert stored.column("naive").to_pylist() == [datetime(2024, 7, 1, 12, tzinfo=UTC)]
+
+
+def test_a_relation_larger_than_a_batch_is_written_whole(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", con.sql("SELECT range AS n FROM range(250001)"), JANUARY)
+    store.read(con, "t")
+    assert con.execute("SELECT count(*), sum(n) FROM t").fetchall() == [(250_001, 250_000 * 250_001 // 2)]
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_table(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", table(1), JANUARY)
+    before = store.version("t")
+    failing = con.sql(
+        "SELECT CASE WHEN range < 200000 THEN range ELSE error('broken pipe') END AS n FROM range(300000)"
+    )
+    with pytest.raises(Exception, match="broken pipe"):
+        store.write("t", failing, JANUARY)
+    assert store.version("t") == before
+    assert read(store, con) == [(1, JANUARY)]
+
+
+def test_a_column_that_the_contract_gained_is_null_in_older_windows(
+    store: TableStore, con: duckdb.DuckDBPyConnection
+) -> None:
+    store.write("t", table(1), JANUARY)
+    store.write("t", table(2).append_column("m", pa.array([7], pa.int64())), FEBRUARY)
+    store.read(con, "t")
+    assert con.execute("SELECT n, m FROM t ORDER BY n").fetchall() == [(1, None), (2, 7)]
+
+
+def test_a_view_can_have_another_name(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", table(1), JANUARY)
+    assert store.read(con, "t", view="odd name") == "odd name"
+    assert con.execute('SELECT n FROM "odd name"').fetchall() == [(1,)]
+
+
+WRITER = """
+import sys, time
+import pyarrow as pa
+from churn_platform.resources.storage import TableStore
+root, who, start = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+while time.time() < start:
+    time.sleep(0.001)
+for day in range(1, 9):
+    TableStore(root).write("t", pa.table({"n": [who * 100 + day]}), f"2024-0{who}-0{day}")
+"""
+
+
+def test_processes_that_write_different_windows_at_once_all_land(
+    store: TableStore, con: duckdb.DuckDBPyConnection
+) -> None:
+    import time
+
+    start = str(time.time() + 2.5)
+    root = Path(__file__).resolve().parents[2]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, store.root, str(who), start], cwd=root, stderr=subprocess.PIPE, text=True
+        )
+        for who in (1, 2, 3)
+    ]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=60)
+        assert writer.returncode == 0, errors
+    expected = sorted((who * 100 + day, f"2024-0{who}-0{day}") for who in (1, 2, 3) for day in range(1, 9))
+    assert read(store, con) == expected
+    assert store.windows("t") == [window for _, window in expected]

