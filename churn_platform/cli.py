@@ -57,7 +57,7 @@ def land(
     history: Annotated[bool, typer.Option("--history", help="everything up to source.present")] = False,
 ) -> None:
     """Land raw data of a demonstration source: the next window, or the history. Nothing else happens."""
-    contract, settings = _environment()
+    settings, contract = _environment()
     source = _landing(contract, settings)
     producer = source.producer()
     if history:
@@ -73,10 +73,14 @@ def land(
 
 
 @app.command()
-def play() -> None:
+def play(
+    anew: Annotated[
+        bool, typer.Option("--anew", help="also the windows computed under an earlier state of the contract")
+    ] = False,
+) -> None:
     """Process every window that has landed, in this process, as the daemon would have."""
-    contract, settings = _environment()
-    if not _play(contract, settings):
+    settings, contract = _environment()
+    if not _play(contract, settings, anew):
         raise typer.Exit(1)
 
 
@@ -84,13 +88,13 @@ def play() -> None:
 def up() -> None:
     """Land the history, play it, and start Dagster and the endpoint."""
     began = time.monotonic()
-    contract, settings = _environment()
+    settings, contract = _environment()
     typer.echo(f"contract {contract.name} ({settings.contract}), home {settings.home}")
     if contract.source.kind in ("complete_journey", "simulated"):
         land(history=True)
     played = _play(contract, settings)
     for service in local.services(settings):
-        fresh = local.start(service, settings)
+        fresh = local.start(service, settings, contract)
         typer.echo(f"{service.name}: {'starting' if fresh else 'runs already'}")
     dagster, serving = local.services(settings)
     local.wait(dagster, settings)
@@ -116,7 +120,7 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop Dagster and the endpoint. Data and models stay."""
-    _, settings = _environment(with_contract=False)
+    settings = environment.settings()
     for service in reversed(local.services(settings)):
         stopped = local.stop(service.name, settings)
         typer.echo(f"{service.name}: {'stopped' if stopped else 'did not run'}")
@@ -125,12 +129,12 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """What runs, which windows are processed, and which model is champion."""
-    contract, settings = _environment()
+    settings, contract = _environment()
     from churn_platform.resources.storage import TableStore
     from churn_platform.resources.tracking import CHALLENGER, CHAMPION, Tracking
 
     local.follow(settings, typer.echo)
-    tables, tracking = TableStore(settings.tables), Tracking(contract, settings)
+    tables, tracking = TableStore(settings.tables_of(contract)), Tracking(contract, settings)
     done = tables.windows("customer_features")
     typer.echo(f"  windows  {len(done)} processed" + (f", newest {done[-1]}" if done else ""))
     for alias in (CHAMPION, CHALLENGER):
@@ -142,11 +146,10 @@ def status() -> None:
 # ------------------------------------------------------------------------------------------------------- helpers
 
 
-def _environment(with_contract: bool = True) -> tuple[Contract, Settings]:
-    settings = environment.settings()
-    contract = environment.contract() if with_contract else Contract.model_construct()
-    local.prepare(settings)
-    return contract, settings
+def _environment() -> tuple[Settings, Contract]:
+    settings, contract = environment.settings(), environment.contract()
+    local.prepare(settings, contract)
+    return settings, contract
 
 
 def _landing(contract: Contract, settings: Settings) -> LandingSource:
@@ -162,16 +165,16 @@ def _landing(contract: Contract, settings: Settings) -> LandingSource:
     return source
 
 
-def _play(contract: Contract, settings: Settings) -> bool:
+def _play(contract: Contract, settings: Settings, anew: bool = False) -> bool:
     from churn_platform.play import catch_up
 
-    return catch_up(contract, settings, typer.echo)
+    return catch_up(contract, settings, typer.echo, anew)
 
 
 def _champion(contract: Contract, settings: Settings) -> str | None:
-    from churn_platform.resources.tracking import CHAMPION, Tracking
+    from churn_platform.resources.tracking import Tracking
 
-    version = Tracking(contract, settings).version_of(CHAMPION)
+    version = Tracking(contract, settings).usable_champion()
     return None if version is None else str(version.version)
 
 
@@ -212,7 +215,7 @@ def _some_customer(contract: Contract, settings: Settings) -> object:
     from churn_platform.engine import connection, identifier
     from churn_platform.resources.storage import TableStore
 
-    tables = TableStore(settings.tables)
+    tables = TableStore(settings.tables_of(contract))
     key = identifier(contract.customer.name)
     with connection() as con:
         tables.read(con, "customer_features", tables.windows("customer_features")[-1:])

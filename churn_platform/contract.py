@@ -136,7 +136,10 @@ class Table(_Strict):
     path: str | None = Field(None, description="for `files`: a file or a glob, local or s3://")
     relation: str | None = Field(None, description="for `postgres`: schema.table")
     query: str | None = Field(None, description="for `postgres`: a SELECT in place of a table")
-    delimiter: str | None = Field(None, description="of a CSV; found out by itself when not given")
+    delimiter: str | None = Field(
+        None, min_length=1, description="of a CSV, or `whitespace`; found out by itself when not given"
+    )
+    header: bool = Field(True, description="whether a CSV's first line names the columns; else column0, column1, ...")
     decimal: Literal[".", ","] = "."
     encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
     unique: list[str] = Field([], description="columns whose values together may appear once only")
@@ -472,6 +475,12 @@ class Contract(_Strict):
     def fingerprint(self) -> str:
         """Twelve hex digits that change whenever the contract's content does."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Like `fingerprint`, of the sections alone on which a window's tables depend."""
+        sections = self.model_dump_json(include={"customer", "time", "tables", "features", "label"})
+        return hashlib.sha256(sections.encode()).hexdigest()[:12]
 
 
 # ------------------------------------------------------------------------------------------------ reading the file

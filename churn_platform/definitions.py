@@ -21,7 +21,7 @@ def resources(contract: Contract, settings: Settings) -> dict[str, object]:
     return {
         "settings": settings,
         "source": open_source(contract, settings),
-        "tables": TableStore(settings.tables),
+        "tables": TableStore(settings.tables_of(contract)),
         "store": FeatureStore(contract, settings),
         "tracking": Tracking(contract, settings),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from churn_platform.settings import PROJECT
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from churn_platform.contract import Contract
     from churn_platform.settings import Settings
 
 
@@ -39,6 +41,7 @@ class Service:
 
     @property
     def url(self) -> str:
+        """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
 
@@ -55,9 +58,9 @@ def services(settings: Settings) -> list[Service]:
     ]
 
 
-def prepare(settings: Settings) -> None:
-    """Make the home, and let this process and its children find Dagster's instance in it."""
-    home = settings.home / "dagster"
+def prepare(settings: Settings, contract: Contract) -> None:
+    """Make the home, and let this process and its children find the contract's Dagster instance in it."""
+    home = settings.home / "dagster" / contract.name
     for folder in (home, settings.home / "logs", settings.home / "run"):
         folder.mkdir(parents=True, exist_ok=True)
     link = home / "dagster.yaml"
@@ -70,14 +73,19 @@ def prepare(settings: Settings) -> None:
     os.environ["CHURN_CONTRACT"] = str(settings.contract)
 
 
-def start(service: Service, settings: Settings) -> bool:
+def start(service: Service, settings: Settings, contract: Contract) -> bool:
     """Start a process in the background; returns False if it runs already.
+
+    One that was started with another contract, or another state of it, is started again.
 
     Raises:
         LocalError: another program holds the port.
     """
-    if pid_of(service.name, settings) is not None:
-        return False
+    running = _record(service.name, settings)
+    if running is not None:
+        if running["contract"] == contract.fingerprint:
+            return False
+        stop(service.name, settings)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -91,7 +99,7 @@ def start(service: Service, settings: Settings) -> bool:
         process = subprocess.Popen(  # noqa: S603
             service.command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
-    record = {"pid": process.pid, "started": _started(process.pid), "port": service.port}
+    record = {"pid": process.pid, "started": _started(process.pid), "contract": contract.fingerprint}
     _pidfile(service.name, settings).write_text(json.dumps(record))
     return True
 
@@ -139,13 +147,18 @@ def stop(name: str, settings: Settings, patience: float = 20.0) -> bool:
 
 
 def pid_of(name: str, settings: Settings) -> int | None:
-    """The process id of a service that runs, or None. A pid that another program got since does not count."""
+    """The process id of a service that runs, or None."""
+    record = _record(name, settings)
+    return None if record is None else int(record["pid"])
+
+
+def _record(name: str, settings: Settings) -> dict[str, Any] | None:
+    """What was noted of a service when it was started, if it still runs; a pid that is another's by now is not it."""
     try:
-        record = json.loads(_pidfile(name, settings).read_text())
+        record: dict[str, Any] = json.loads(_pidfile(name, settings).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    pid = int(record["pid"])
-    return pid if _started(pid) == record["started"] else None
+    return record if _started(int(record["pid"])) == record["started"] else None
 
 
 def follow(settings: Settings, say: Callable[[str], None]) -> None:
@@ -180,10 +193,8 @@ def _started(pid: int) -> str | None:
 def _gone(group: int, patience: float) -> bool:
     began = time.monotonic()
     while time.monotonic() - began < patience:
-        try:
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(group, os.WNOHANG)  # a child of this very process would stay as a zombie
-        except ChildProcessError:
-            pass
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

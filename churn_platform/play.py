@@ -20,7 +20,6 @@ from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, SCORE
 from churn_platform.automation.sensors import REASON, WINDOW
 from churn_platform.definitions import build, resources
 from churn_platform.ml import policy
-from churn_platform.resources.tracking import CHAMPION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,13 +60,21 @@ class Player:
         self.tables: TableStore = parts["tables"]
         self.tracking: Tracking = parts["tracking"]
 
-    def catch_up(self) -> bool:
+    def catch_up(self, anew: bool = False) -> bool:
         """Process every window that is due, oldest first; returns whether all of them were.
+
+        With `anew`, the windows are due as well that were computed under an earlier state of the contract.
 
         A window that fails stops the play: later windows are computed from it. A candidate that its gates refuse does
         not: that is an answer, and more labels may change it.
         """
-        due = state.due(self.contract, self.source, self.tables)
+        due = state.due(self.contract, self.source, self.tables, self._champion() is not None, anew)
+        outdated = [] if anew else state.outdated(self.contract, self.tables)
+        if outdated:
+            self.say(
+                f"{len(outdated)} windows were computed under an earlier state of the contract and stay as they are; "
+                "`churn play --anew` computes them again"
+            )
         self.say(f"{len(due)} windows to process" if due else "every window that has landed is processed already")
         for position, window in enumerate(due):
             job = PREPARE if self._champion() is None else CYCLE
@@ -85,7 +92,7 @@ class Player:
         return True
 
     def _champion(self) -> str | None:
-        version = self.tracking.version_of(CHAMPION)
+        version = self.tracking.usable_champion()
         return None if version is None else str(version.version)
 
     def _first_model(self, newest: str) -> None:
@@ -151,7 +158,7 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
     return "\n".join(found) or "  see the run in Dagster"
 
 
-def catch_up(contract: Contract, settings: Settings, say: Callable[[str], None]) -> bool:
+def catch_up(contract: Contract, settings: Settings, say: Callable[[str], None], anew: bool = False) -> bool:
     """Process all that has landed, on the instance at DAGSTER_HOME."""
     with dg.DagsterInstance.get() as instance:
-        return Player(contract, settings, instance, say).catch_up()
+        return Player(contract, settings, instance, say).catch_up(anew)

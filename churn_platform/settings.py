@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         """Where the tables are."""
         return self.warehouse or str(self.home / "warehouse")
 
+    def tables_of(self, contract: Contract) -> str:
+        """Where a contract's tables lie: contracts that share a home do not share tables."""
+        return f"{self.tables}/{contract.name}"
+
     @property
     def landing(self) -> Path:
         """Where the data of the demonstration lands."""

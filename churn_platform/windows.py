@@ -34,8 +34,12 @@ def _next(day: date, cadence: str) -> date:
 
 
 def windows(contract: Contract, until: datetime) -> Iterator[Window]:
-    """The contract's windows, oldest first, that end at or before `until`."""
+    """The contract's windows, oldest first, that end at or before `until`.
+
+    A table without dates has nothing to say of the windows before the one in which it was observed.
+    """
     day, last, zone = contract.time.start, contract.time.end, contract.zone
+    observed = contract.snapshots.observed_at if contract.snapshots is not None else None
     while True:
         following = _next(day, contract.time.cadence)
         if last is not None and following > last:
@@ -43,7 +47,8 @@ def windows(contract: Contract, until: datetime) -> Iterator[Window]:
         window = Window(as_utc(day, zone), as_utc(following, zone), day.isoformat())
         if window.end > until:
             return
-        yield window
+        if observed is None or following >= observed:
+            yield window
         day = following
 
 

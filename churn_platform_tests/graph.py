@@ -129,7 +129,7 @@ class Platform:
 
     @property
     def tables(self) -> TableStore:
-        return TableStore(self.settings.tables)
+        return TableStore(self.settings.tables_of(self.contract))
 
     @property
     def tracking(self) -> Tracking:

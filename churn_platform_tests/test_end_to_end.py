@@ -52,7 +52,7 @@ class Platform:
 
     @property
     def tables(self) -> TableStore:
-        return TableStore(self.settings.tables)
+        return TableStore(self.settings.tables_of(self.contract))
 
     @property
     def tracking(self) -> Tracking:
@@ -73,7 +73,7 @@ class Platform:
             return error.code, json.load(error)
 
     def instance(self) -> dg.DagsterInstance:
-        return dg.DagsterInstance.from_config(str(self.home / "dagster"))
+        return dg.DagsterInstance.from_config(str(self.home / "dagster" / self.contract.name))
 
 
 def free_port() -> int:

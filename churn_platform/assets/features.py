@@ -125,7 +125,7 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
             context.log.info(
                 "window %s is older than %s, which is online: only definitions applied", chosen.key, newest
             )
-        entry = {"online": online, "feast_objects": ", ".join(applied), "at": datetime.now(UTC)}
+        entry = {"online": online, "data_fingerprint": contract.data_fingerprint, "feast_objects": ", ".join(applied), "at": datetime.now(UTC)}
         tables.write(LOG, pa.Table.from_pylist([entry]), chosen.key)  # last: says that the window is done
         return dg.MaterializeResult(
             metadata={"feast_objects": applied, "online": online, "newest_window": newest},

@@ -63,7 +63,7 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
         key = context.partition_key
         for table in ("customer_features", "churn_scores"):
             require_window(key, tables.windows(table), table)
-        page = settings.home / "reports" / f"drift-{key}.html"
+        page = settings.home / "reports" / contract.name / f"drift-{key}.html"
         customer = identifier(contract.customer.name)
         with connection() as con:
             tables.read(con, "customer_features", [key])

@@ -11,7 +11,7 @@ from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, SCORE, Jobs
 from churn_platform.contract import Contract
 from churn_platform.ml import policy
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import CHAMPION, Tracking
+from churn_platform.resources.tracking import Tracking
 from churn_platform.sources import Source, SourceError
 
 REASON = "churn/reason"
@@ -60,11 +60,11 @@ def window_request(
     contract: Contract, source: Source, tables: TableStore, tracking: Tracking
 ) -> dg.RunRequest | dg.SkipReason:
     """The run that the oldest due window asks for, or why there is none."""
+    has_champion = tracking.usable_champion() is not None
     try:
-        due = state.due(contract, source, tables)
+        due = state.due(contract, source, tables, has_champion)
     except SourceError as error:
         return dg.SkipReason(str(error))
-    has_champion = tracking.version_of(CHAMPION) is not None
     if due:
         key, job = due[0].key, CYCLE if has_champion else PREPARE
         reason = f"window {key} has landed"
@@ -106,7 +106,7 @@ def _first_model(contract: Contract) -> dg.SensorDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.RunRequest | dg.SkipReason:
-        if tracking.version_of(CHAMPION) is not None:
+        if tracking.usable_champion() is not None:
             return dg.SkipReason("there is a champion")
         lacking = state.lacking_labels(contract, tables)
         if lacking:
@@ -168,7 +168,7 @@ def _judge(
     The cursor holds the newest window judged. Every window after it is judged, each as of its own time: a sensor that
     was late decides as one that was not, and asks for one run at most.
     """
-    champion = tracking.version_of(CHAMPION)
+    champion = tracking.usable_champion()
     if champion is None:
         return dg.SkipReason("there is no champion that could be retrained")
     drifted, drops = state.monitored(context.instance, str(champion.version))

@@ -13,11 +13,17 @@ from churn_platform.sources import Source
 from churn_platform.windows import Window, windows
 
 
-def due(contract: Contract, source: Source, tables: TableStore) -> list[Window]:
+def due(
+    contract: Contract, source: Source, tables: TableStore, has_champion: bool = True, anew: bool = False
+) -> list[Window]:
     """The windows whose data is complete at the source and whose cycle is not, oldest first.
 
     A cycle is complete when its last table is written, so a run that was killed half-way leaves its window due. The
-    windows before the first scores were only prepared, and are complete with that.
+    windows before the first scores, and those that land while there is no champion, are complete when prepared.
+
+    Args:
+        has_champion: whether there is a model that could score.
+        anew: count the windows as well that were computed under an earlier state of the contract.
 
     Raises:
         SourceError: the source cannot be read.
@@ -27,14 +33,31 @@ def due(contract: Contract, source: Source, tables: TableStore) -> list[Window]:
     if watermark is None:
         return []
     prepared = set(tables.windows(STORE_LOG)) & set(tables.windows("churn_labels"))
+    if anew:
+        prepared -= set(outdated(contract, tables))
     watched = set(tables.windows("drift_report")) & set(tables.windows("model_performance"))
     first_scored = min(tables.windows("churn_scores"), default=None)
     return [
         window
         for window in windows(contract, watermark)
         if window.key not in prepared
-        or (first_scored is not None and window.key >= first_scored and window.key not in watched)
+        or (has_champion and first_scored is not None and window.key >= first_scored and window.key not in watched)
     ]
+
+
+def outdated(contract: Contract, tables: TableStore) -> list[str]:
+    """The windows that were computed when the contract described data, features or label otherwise than now."""
+    if tables.version(STORE_LOG) is None:
+        return []
+    with connection() as con:
+        tables.read(con, STORE_LOG)
+        return [
+            key
+            for (key,) in con.execute(
+                f"SELECT _window FROM {STORE_LOG} WHERE data_fingerprint IS DISTINCT FROM ? ORDER BY 1",
+                [contract.data_fingerprint],
+            ).fetchall()
+        ]
 
 
 def unscored(tables: TableStore) -> str | None:

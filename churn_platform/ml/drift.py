@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from churn_platform.contract import PROBABILITY
@@ -157,10 +158,11 @@ def _distances(
         per_column_method={name: _how(contract, name)[0] for name in names},
         per_column_threshold={name: _how(contract, name)[1] for name in names},
     )
-    snapshot = Report([preset], include_tests=True).run(
-        Dataset.from_pandas(current[names], data_definition=definition),
-        Dataset.from_pandas(reference[names], data_definition=definition),
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # a constant column has no correlations, and needs none
+        snapshot = Report([preset], include_tests=True).run(
+            Dataset.from_pandas(current[names], data_definition=definition),
+            Dataset.from_pandas(reference[names], data_definition=definition),
+        )
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         partial = page.with_suffix(".partial")

@@ -37,6 +37,7 @@ _WORDS = {
 }
 _TEXT = ("VARCHAR",)
 _FLOATS = ("DOUBLE", "FLOAT")
+_WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
 
 class _Value(NamedTuple):
@@ -86,18 +87,24 @@ def typed_rows(
 
 
 def newest_time(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, view: str) -> datetime | None:
-    """The newest readable time in a source view that is not in the future, or None.
+    """The newest readable time in a source view that is not in the future, or None where there are no rows.
 
     Raises:
-        SourceError: the view lacks a column that the contract names.
+        SourceError: the view lacks a column that the contract names, or no time in it can be read.
     """
     table = contract.tables.items()[table_name]
     source = _source_expressions(con, table_name, table, view)[str(table.time_column)]
-    _, time = _typed(table.columns[str(table.time_column)], source, table.decimal)
-    row = con.execute(
-        f"SELECT max(t) FROM (SELECT {time} AS t FROM {identifier(view)}) WHERE t <= now() AND isfinite(t)"
-    ).fetchone()
-    newest = row[0] if row else None
+    column = table.columns[str(table.time_column)]
+    present, time = _typed(column, source, table.decimal)
+    newest, readable, rows, example = con.execute(
+        f"SELECT max(t) FILTER (t <= now() AND isfinite(t)), count(t), count(*), min(p) FILTER (t IS NULL) "
+        f"FROM (SELECT {time} AS t, left(CAST({present} AS VARCHAR), 40) AS p FROM {identifier(view)})"
+    ).fetchall()[0]
+    if newest is None and rows:
+        such = f", such as {example!r}" if example is not None and column.pii == "keep" else ""
+        what = f"none of its {rows:,} times can be read{such}." if not readable else "all its times lie in the future."
+        remedy = 'Name the right column, or say with `format` how it is written: format: "%d/%m/%Y %H:%M".'
+        raise SourceError(f"tables.{table_name}.columns.{table.time_column}: {what} {remedy}")
     return None if newest is None else as_utc(newest, contract.zone)
 
 
@@ -135,10 +142,22 @@ def _source_expressions(con: duckdb.DuckDBPyConnection, table_name: str, table: 
     if lacking:
         raise SourceError(
             f"the source of tables.{table_name} does not fit the contract:\n" + "\n".join(lacking) + "\n"
-            f"It has the columns: {', '.join(there)}.\n"
-            f"Name the right one under tables.{table_name}.columns.<column>.from in contract.yaml."
+            f"It has the columns: {', '.join(there)}.\n{_advice(table_name, list(there), table)}"
         )
     return found
+
+
+def _advice(table_name: str, there: list[str], table: Table) -> str:
+    """What to do about missing columns."""
+    here = f"tables.{table_name}"
+    marks = [mark for mark in (",", ";", "\t", "|", " ") if mark in there[0]]
+    if len(there) == 1 and marks and len(table.kept) > 1:
+        written = {" ": "whitespace", "\t": r"\t"}.get(marks[0], marks[0])
+        return f'All of it was read as one column. Set {here}.delimiter to what parts the columns, e.g. "{written}".'
+    rename = f"Name the right one under {here}.columns.<column>.from in contract.yaml."
+    if table.path is not None and any(re.fullmatch(r"[\d.,:/ -]+", name) for name in there):
+        rename += f" If the first line holds values, not names, set {here}.header to false."
+    return rename
 
 
 def _expression(
@@ -265,9 +284,10 @@ def _text(_: Column, source: _Value, value: str, _decimal: str) -> str:
 
 
 def _time(column: Column, source: _Value, value: str, _decimal: str) -> str:
-    if source.kind in _TEXT:
+    number = source.kind in _WHOLE and column.format is not None  # 20240131
+    if source.kind in _TEXT or number:
         if column.format is not None:
-            value = f"try_strptime({value}, {literal(column.format)})"
+            value = f"try_strptime(CAST({value} AS VARCHAR), {literal(column.format)})"
         value = f"TRY_CAST({value} AS TIMESTAMPTZ)"  # a cast of text to DATE would overlook what follows the day
     return f"TRY_CAST({value} AS {'TIMESTAMPTZ' if column.type == 'timestamp' else 'DATE'})"
 

@@ -86,6 +86,16 @@ def pipeline(contract: Contract) -> Pipeline:
     return Pipeline([("columns", columns), ("model", _estimator(spec.family, hyperparameters(spec), spec.seed))])
 
 
+def fit(contract: Contract, inputs: pd.DataFrame, labels: NDArray[Any]) -> Pipeline:
+    """The contract's pipeline, fitted on `frame(contract, ...)` and its labels.
+
+    A number of which no row knows anything is 0 while fitting: scikit-learn's gradient boosting stops at such a column,
+    and a model that met one value only never asks for it.
+    """
+    unknown = [name for name in contract.numeric_features if inputs[name].isna().all()]
+    return pipeline(contract).fit(inputs.assign(**dict.fromkeys(unknown, 0.0)), labels)
+
+
 def _estimator(family: str, params: dict[str, Any], seed: int) -> Any:
     if family == "logistic_regression":
         from sklearn.linear_model import LogisticRegression

@@ -65,13 +65,14 @@ def split(contract: Contract, rows: pd.DataFrame) -> Splits:
     keys = window_keys(contract, rows[SNAPSHOT_TIME])
     names = sorted(keys.unique())
     spec = contract.model
-    if len(names) == 1 and contract.snapshots is not None:
+    if _undated(contract):
         return _by_customer(contract, rows)
     if len(names) < spec.min_windows:
-        raise NotEnoughDataError(
-            f"labels of {len(names)} windows are mature, model.min_windows asks for {spec.min_windows}. "
-            "Wait for more windows to be labelled, or lower it."
-        )
+        only = f"only {names[0]} is labelled" if len(names) == 1 else f"{len(names)} windows are labelled"
+        remedy = "Wait for more windows to be labelled, or lower it."
+        if contract.snapshots is not None:
+            remedy += " A table that holds one date only takes `observed_at` in place of `time`."
+        raise NotEnoughDataError(f"{only} so far, and model.min_windows asks for {spec.min_windows}. {remedy}")
     observed, matured = rows[SNAPSHOT_TIME].groupby(keys), rows[MATURED_AT].groupby(keys)
     first_observed, last_matured = observed.min(), matured.max()
     test_names = names[-spec.test_windows :]
@@ -96,13 +97,17 @@ def why_not(contract: Contract, observations: pd.DataFrame) -> str:
 
     One row per observation is enough, so this is cheap to ask before a training run is started.
     """
-    if contract.snapshots is not None and window_keys(contract, observations[SNAPSHOT_TIME]).nunique() == 1:
+    if _undated(contract):
         return ""  # split by customer
     try:
         split(contract, observations)
     except NotEnoughDataError as error:
         return str(error)
     return ""
+
+
+def _undated(contract: Contract) -> bool:
+    return contract.snapshots is not None and contract.snapshots.time is None
 
 
 def _by_customer(contract: Contract, rows: pd.DataFrame) -> Splits:

@@ -51,6 +51,7 @@ def train(contract: Contract, rows: pd.DataFrame, say: Callable[[str], None] = l
     same model.
 
     Args:
+        contract: what it says under `model`, and the features.
         rows: the training set: key, `snapshot_time`, `churned`, `label_matured_at` and the features.
         say: told what is going on.
 
@@ -73,14 +74,14 @@ def train(contract: Contract, rows: pd.DataFrame, say: Callable[[str], None] = l
         "test": models.frame(contract, parts.test),
         "fitted": models.frame(contract, fitted_on),
     }
-    first = models.pipeline(contract).fit(models.frame(contract, parts.train), parts.train[LABEL].to_numpy())
+    first = models.fit(contract, models.frame(contract, parts.train), parts.train[LABEL].to_numpy())
     validation_labels = parts.validation[LABEL].to_numpy(dtype="float64")
     found = _prefixed(
         "validation", metrics.evaluate(validation_labels, models.probabilities(first, inputs["validation"]), threshold)
     )
     importance = _permutation(first, inputs["validation"], validation_labels)
     say(f"fitting the final model on {len(fitted_on):,} rows, testing on {len(parts.test):,}")
-    final = models.pipeline(contract).fit(inputs["fitted"], fitted_on[LABEL].to_numpy())
+    final = models.fit(contract, inputs["fitted"], fitted_on[LABEL].to_numpy())
     test_probability = models.probabilities(final, inputs["test"])
     test_labels = parts.test[LABEL].to_numpy(dtype="float64")
     found |= _prefixed("test", metrics.evaluate(test_labels, test_probability, threshold))

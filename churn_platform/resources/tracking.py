@@ -209,6 +209,13 @@ class Tracking:
             )
         )
 
+    def usable_champion(self) -> ModelVersion | None:
+        """The champion, if there is one and it reads the features that the contract describes, else None."""
+        version = self.version_of(CHAMPION)
+        if version is None or json.loads(version.tags["features"]) != self.contract.feature_names:
+            return None
+        return version
+
     def load(self, version: ModelVersion) -> RegisteredModel:
         """Load a version.
 

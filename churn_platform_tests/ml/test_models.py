@@ -30,7 +30,7 @@ def contract(request):
 
 
 def fitted(contract, rows, labels):
-    return models.pipeline(contract).fit(models.frame(contract, rows), labels)
+    return models.fit(contract, models.frame(contract, rows), labels)
 
 
 def test_the_frame_holds_the_contracts_features_in_its_order_whatever_order_they_came_in():

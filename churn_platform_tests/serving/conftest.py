@@ -139,7 +139,7 @@ class World:
             ids = [pseudonym(KEY.encode(), customer) for customer in ids]
         rows.insert(0, "client_id", ids)
         rows[SNAPSHOT_TIME] = pd.Timestamp(SNAPSHOT)
-        tables = TableStore(self.settings.tables)
+        tables = TableStore(self.settings.tables_of(self.contract))
         tables.write("customer_features", pa.Table.from_pandas(rows, preserve_index=False))
         store = self.store
         store.apply(tables.path("customer_features"))

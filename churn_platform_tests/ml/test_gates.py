@@ -1,0 +1,229 @@
+"""The gates, each fed with what it must stop; and a good model, which must pass."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from churn_platform.contract import ContractError
+from churn_platform.ml import gates
+from churn_platform_tests import graph
+from churn_platform_tests.worlds import changed
+
+GATES = "gates: {minimum: {roc_auc: 0.6}, min_test_rows: 50, min_test_churners: 10}"
+WINDOW, SIGNATURE, BASE, CHAMPION = gates.ALWAYS
+
+
+def contract_with(text: str = GATES):
+    return changed(graph.SIMULATED, (GATES, text))
+
+
+CONTRACT = contract_with()
+
+
+def evidence(rows: int = 1000, rate: float = 0.3, seed: int = 1, **changes) -> gates.Evidence:
+    """Of a good, calibrated candidate and no champion."""
+    random = np.random.default_rng(seed)
+    said = random.beta(rate * 2, (1 - rate) * 2, rows)
+    labels = (random.random(rows) < said).astype("float64")
+    good = gates.Evidence(
+        customers=pd.Series([f"c{number}" for number in range(rows)]),
+        labels=labels,
+        candidate=said,
+        champion=None,
+        train_rate=rate,
+        has_signature=True,
+    )
+    return dataclasses.replace(good, **changes)
+
+
+def failed(found) -> list[str]:
+    return [finding.name for finding in found if not finding.passed]
+
+
+def noise(rows: int = 1000, seed: int = 9):
+    return np.random.default_rng(seed).random(rows)
+
+
+def test_a_good_model_passes_every_gate():
+    assert failed(gates.judge(CONTRACT, evidence())) == []
+
+
+def test_verdicts_come_in_the_order_of_the_names():
+    everything = contract_with("gates: {minimum: {recall_macro: 0.1, roc_auc: 0.1}, maximum: {brier: 0.9, roc_auc: 1.0}}")
+    wanted = [*gates.ALWAYS, "recall_macro_is_good_enough", "roc_auc_is_good_enough", "brier_is_good_enough"]
+    assert gates.names(everything) == wanted
+    for case in (evidence(), evidence(labels=np.ones(1000)), evidence(candidate=np.full(1000, np.nan))):
+        assert [finding.name for finding in gates.judge(everything, case)] == wanted
+
+
+def test_answering_the_base_rate_for_everybody_is_refused():
+    assert BASE in failed(gates.judge(CONTRACT, evidence(candidate=np.full(1000, 0.3))))
+
+
+def test_random_scores_are_refused():
+    assert set(failed(gates.judge(CONTRACT, evidence(candidate=noise())))) == {BASE, "roc_auc_is_good_enough"}
+
+
+def test_inverted_probabilities_are_refused():
+    good = evidence()
+    inverted = dataclasses.replace(good, candidate=1 - good.candidate)
+    assert set(failed(gates.judge(CONTRACT, inverted))) == {BASE, "roc_auc_is_good_enough"}
+
+
+def test_a_model_that_ranks_well_and_exaggerates_is_refused_by_the_base_rate():
+    good = evidence()
+    shouting = dataclasses.replace(good, candidate=np.clip(good.candidate * 3, 0, 1))
+    found = gates.judge(contract_with("gates: {minimum: {roc_auc: 0.7}, min_test_rows: 50}"), shouting)
+    assert failed(found) == [BASE]
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_a_test_window_with_one_kind_of_customers_passes_no_gate_but_the_signature(label):
+    found = gates.judge(CONTRACT, evidence(labels=np.full(1000, label)))
+    assert failed(found) == [name for name in gates.names(CONTRACT) if name != SIGNATURE]
+
+
+def test_an_empty_test_window_passes_no_gate_but_the_signature():
+    nothing = evidence(customers=pd.Series([], dtype=str), labels=np.zeros(0), candidate=np.zeros(0))
+    assert failed(gates.judge(CONTRACT, nothing)) == [name for name in gates.names(CONTRACT) if name != SIGNATURE]
+
+
+@pytest.mark.parametrize(("rows", "churners", "enough"), [(49, 20, False), (50, 9, False), (50, 10, True), (50, 50, False)])
+def test_a_verdict_on_too_few_customers_or_churners_is_refused(rows, churners, enough):
+    labels = np.r_[np.ones(churners), np.zeros(rows - churners)]
+    case = evidence(rows, labels=labels, candidate=np.where(labels > 0, 0.9, 0.1))
+    found = {finding.name: finding.passed for finding in gates.judge(CONTRACT, case)}
+    assert found[WINDOW] is enough
+
+
+@pytest.mark.parametrize("answer", [np.nan, np.inf, -np.inf])
+def test_a_single_answer_that_is_no_number_fails_every_judgement_of_the_model(answer):
+    good = evidence()
+    candidate = good.candidate.copy()
+    candidate[17] = answer
+    found = gates.judge(CONTRACT, dataclasses.replace(good, candidate=candidate))
+    assert failed(found) == gates.names(CONTRACT)[2:]
+    assert "1 of the candidate's 1,000 answers" in found[2].words
+
+
+def test_a_metric_that_cannot_be_computed_fails_its_gate(monkeypatch):
+    measured = dict.fromkeys(("roc_auc", "pr_auc", "brier"), float("nan"))
+    monkeypatch.setattr(gates.metrics, "evaluate", lambda *_: measured)
+    contract = contract_with("gates: {minimum: {roc_auc: 0.0}, maximum: {brier: 1.0}}")
+    assert failed(gates.judge(contract, evidence())) == ["roc_auc_is_good_enough", "brier_is_good_enough"]
+
+
+def test_a_missing_signature_is_refused():
+    assert failed(gates.judge(CONTRACT, evidence(has_signature=False))) == [SIGNATURE]
+
+
+@pytest.mark.parametrize(
+    ("bound", "metric", "misses", "meets"),
+    [
+        ("minimum", "roc_auc", 0.99, 0.5),
+        ("minimum", "pr_auc", 0.99, 0.3),
+        ("maximum", "brier", 0.01, 0.5),
+        ("maximum", "calibration_error", 0.0001, 0.5),
+        ("minimum", "accuracy", 0.999, 0.5),
+        ("minimum", "precision_macro", 0.999, 0.5),
+        ("minimum", "recall_macro", 0.999, 0.5),
+    ],
+)
+def test_each_metric_of_a_contract_is_a_gate_that_refuses_and_lets_pass(bound, metric, misses, meets):
+    for value, expected in ((misses, [f"{metric}_is_good_enough"]), (meets, [])):
+        found = gates.judge(contract_with(f"gates: {{{bound}: {{{metric}: {value}}}}}"), evidence())
+        assert failed(found) == expected
+        assert found[-1].metadata[bound] == value
+
+
+def test_a_bound_that_is_met_exactly_is_met():
+    contract = contract_with("gates: {minimum: {accuracy: 0.75}, min_test_rows: 4, min_test_churners: 1}")
+    case = evidence(4, labels=np.array([0.0, 0, 1, 1]), candidate=np.array([0.1, 0.2, 0.3, 0.9]))
+    assert gates.judge(contract, case)[-1].passed
+
+
+def test_a_metric_between_two_bounds_of_its_own_is_judged_by_both():
+    contract = contract_with("gates: {minimum: {roc_auc: 0.6}, maximum: {roc_auc: 0.7}}")
+    found = gates.judge(contract, evidence())
+    assert failed(found) == ["roc_auc_is_good_enough"]  # too good to be true
+    assert "at least 0.6 and at most 0.7" in found[-1].words
+
+
+def test_the_gates_of_the_specification_can_be_stated_and_judge():
+    text = "gates: {minimum: {accuracy: 0.85, precision_macro: 0.80, recall_macro: 0.75}}"
+    contract = contract_with(text)
+    labels = evidence().labels
+    sure = gates.judge(contract, evidence(candidate=np.where(labels > 0, 0.9, 0.1)))
+    assert failed(sure) == []
+    assert set(failed(gates.judge(contract, evidence(candidate=noise())))) == {
+        BASE,
+        "accuracy_is_good_enough",
+        "precision_macro_is_good_enough",
+        "recall_macro_is_good_enough",
+    }
+
+
+@pytest.mark.parametrize("text", ["gates: {minimum: {accuracy: .nan}}", "gates: {minimum: {accuracy: 85}}"])
+def test_a_gate_that_could_not_gate_is_no_contract(text):
+    with pytest.raises(ContractError):
+        contract_with(text)
+
+
+def test_a_candidate_that_is_significantly_worse_than_the_champion_is_refused():
+    good = evidence()
+    worse = np.clip(good.candidate + np.random.default_rng(2).normal(0, 0.35, 1000), 0, 1)
+    found = gates.judge(contract_with("gates: {min_test_rows: 50}"), evidence(candidate=worse, champion=good.candidate))
+    verdict = next(finding for finding in found if finding.name == CHAMPION)
+    assert not verdict.passed
+    assert verdict.metadata["high"] < 0
+    assert "The champion stays" in verdict.remedy
+
+
+def test_a_candidate_that_is_as_good_as_the_champion_passes():
+    good = evidence()
+    assert failed(gates.judge(CONTRACT, evidence(champion=good.candidate))) == []
+
+
+def test_a_candidate_that_is_a_little_worse_by_chance_passes():
+    good = evidence()
+    little = np.clip(good.candidate + np.random.default_rng(2).normal(0, 0.002, 1000), 0, 1)
+    found = gates.judge(CONTRACT, evidence(candidate=little, champion=good.candidate))
+    assert failed(found) == []
+    assert found[3].metadata["difference"] < 0
+
+
+def test_the_same_customers_at_many_dates_are_not_taken_for_many_customers():
+    """Fifty copies of twenty customers prove no more than twenty customers do."""
+    few = evidence(20, seed=5)
+    copies = {name: np.tile(getattr(few, name), 50) for name in ("labels", "candidate")}
+    known = gates.judge(CONTRACT, evidence(customers=pd.Series(np.tile(few.customers, 50)), **copies))
+    separate = gates.judge(CONTRACT, evidence(**copies))
+    spread = [found[2].metadata["high"] - found[2].metadata["low"] for found in (known, separate)]
+    assert spread[0] > 5 * spread[1]
+
+
+def test_a_champion_that_cannot_be_compared_is_said_so():
+    found = gates.judge(CONTRACT, evidence(no_champion_because="the champion cannot be compared with"))
+    assert found[3].passed
+    assert "cannot be compared" in found[3].words
+
+
+def test_every_verdict_that_refuses_says_what_to_do():
+    for case in (evidence(candidate=noise(), has_signature=False), evidence(labels=np.ones(1000))):
+        for finding in gates.judge(CONTRACT, case):
+            assert finding.passed or len(finding.remedy) > 20
+            assert finding.words
+
+
+def test_the_fingerprint_changes_with_what_the_gates_ask_for_and_with_nothing_else():
+    same = changed(graph.SIMULATED, ("owner: team:toys", "owner: team:games"))
+    assert gates.fingerprint(same) == gates.fingerprint(CONTRACT)
+    for other in (
+        contract_with("gates: {minimum: {roc_auc: 0.7}, min_test_rows: 50, min_test_churners: 10}"),
+        changed(graph.SIMULATED, ("min_windows: 3}", "min_windows: 3, threshold: 0.4}")),
+    ):
+        assert gates.fingerprint(other) != gates.fingerprint(CONTRACT)

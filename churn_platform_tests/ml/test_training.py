@@ -1,0 +1,110 @@
+"""Training: what the model is fitted on, what it is judged on, and what is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from churn_platform.ml import training
+from churn_platform.ml.models import frame, probabilities
+from churn_platform.ml.splits import NotEnoughDataError
+from churn_platform_tests import graph
+from churn_platform_tests.worlds import changed
+
+CONTRACT = changed(graph.SIMULATED)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return training.train(CONTRACT, graph.labelled())
+
+
+def test_metrics_of_validation_and_test_are_there_and_good(trained):
+    for part in ("validation", "test"):
+        assert trained.metrics[f"{part}_roc_auc"] > 0.7
+        assert trained.metrics[f"{part}_brier"] < 0.25
+    assert trained.test_probability.shape == (300,)
+    assert trained.splits.test["snapshot_time"].nunique() == 1
+
+
+def test_the_reference_is_what_the_model_was_fitted_on_with_its_probabilities(trained):
+    fitted_on = len(trained.splits.train) + len(trained.splits.validation)
+    assert len(trained.reference) == fitted_on
+    assert list(trained.reference.columns) == [*CONTRACT.feature_names, "churn_probability"]
+    said = probabilities(trained.pipeline, trained.reference[CONTRACT.feature_names])
+    assert (said == trained.reference["churn_probability"]).all()
+
+
+def test_the_base_rate_is_that_of_the_rows_it_was_fitted_on(trained):
+    labels = np.r_[trained.splits.train["churned"], trained.splits.validation["churned"]]
+    assert trained.train_rate == labels.mean()
+
+
+def test_the_same_rows_in_any_order_give_the_same_model(trained):
+    shuffled = graph.labelled().sample(frac=1, random_state=4)
+    again = training.train(CONTRACT, shuffled)
+    assert (again.test_probability == trained.test_probability).all()
+    assert again.metrics == trained.metrics
+    assert again.reference.equals(trained.reference)
+
+
+def test_the_test_window_has_no_influence_on_the_model(trained):
+    rows = graph.labelled()
+    newest = rows["snapshot_time"] == rows["snapshot_time"].max()
+    rows.loc[newest, "churned"] = 1 - rows.loc[newest, "churned"]
+    again = training.train(CONTRACT, rows)
+    assert (again.test_probability == trained.test_probability).all()
+    assert again.metrics["test_roc_auc"] == pytest.approx(1 - trained.metrics["test_roc_auc"])
+
+
+def test_the_validation_window_has_no_influence_on_what_it_is_judged_by(trained):
+    """The model that is judged on validation rows is not the one that was fitted on them."""
+    rows = graph.labelled()
+    validation = rows["snapshot_time"] == trained.splits.validation["snapshot_time"].iloc[0]
+    rows.loc[validation, "churned"] = 1 - rows.loc[validation, "churned"]
+    again = training.train(CONTRACT, rows)
+    assert again.metrics["validation_roc_auc"] == pytest.approx(1 - trained.metrics["validation_roc_auc"])
+
+
+def test_importance_finds_what_matters_and_what_does_not(trained):
+    means = dict(zip(CONTRACT.feature_names, trained.importance[0], strict=True))
+    assert means["recency_days"] > 0.05
+    assert abs(means["tenure_months"]) < 0.02
+    assert (trained.importance[1] >= 0).all()
+
+
+def test_the_reference_is_a_sample_where_there_are_many_rows():
+    contract = changed(graph.SIMULATED, ("share: 0.5}", "share: 0.5, sample_rows: 1000}"))
+    assert len(training.train(contract, graph.labelled(400)).reference) == 1000
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_rows_that_all_have_the_same_label_are_refused_with_their_rate(label):
+    with pytest.raises(NotEnoughDataError, match=rf"same label \(churn rate {100 * label}%\)"):
+        training.train(CONTRACT, graph.labelled().assign(churned=label))
+
+
+def test_a_test_window_with_one_class_is_trained_and_left_to_the_gates_to_refuse():
+    rows = graph.labelled()
+    rows.loc[rows["snapshot_time"] == rows["snapshot_time"].max(), "churned"] = 0
+    found = training.train(CONTRACT, rows).metrics
+    assert "test_roc_auc" not in found
+    assert "validation_roc_auc" in found
+
+
+def test_too_few_windows_are_refused():
+    with pytest.raises(NotEnoughDataError):
+        training.train(CONTRACT, graph.labelled(months=2))
+
+
+@pytest.mark.parametrize("family", ["gradient_boosting", "random_forest"])
+def test_a_feature_that_is_not_known_yet_does_not_stop_training(family):
+    contract = changed(graph.SIMULATED, ("family: logistic_regression", f"family: {family}"))
+    found = training.train(contract, graph.labelled(100, 3).assign(gap_90d=np.nan, segment=None))
+    assert len(probabilities(found.pipeline, frame(contract, graph.customers(20)))) == 20
+
+
+def test_it_says_what_it_does():
+    said = []
+    training.train(CONTRACT, graph.labelled(100, 3), said.append)
+    assert said[0].startswith("fitting logistic_regression on 100 rows")
