@@ -49,7 +49,9 @@ def contract_check(
     contract = load_contract(chosen)
     typer.echo(explain(contract))
     if source:
-        typer.echo(_look_at_source(contract, settings.model_copy(update={"contract": chosen.resolve()})))
+        from churn_platform.source_check import look
+
+        typer.echo("\n" + look(contract, settings.model_copy(update={"contract": chosen.resolve()})))
 
 
 @app.command()
@@ -81,7 +83,11 @@ def play(
     """Process every window that has landed, in this process, as the daemon would have."""
     settings, contract = _environment()
     if not _play(contract, settings, anew):
+        typer.secho("A window failed (see above), so the play stopped. Mend it and play again.", fg="yellow", err=True)
         raise typer.Exit(1)
+    why = _why_no_champion(contract, settings)
+    if why:
+        typer.secho(why, fg="yellow")
 
 
 @app.command()
@@ -102,12 +108,9 @@ def up() -> None:
     if not played:
         typer.secho("A window failed (see above), so the play stopped. Dagster runs: look there.", fg="yellow")
         raise typer.Exit(1)
-    if _champion(contract, settings) is None:
-        typer.secho(
-            "There is no champion: too few labels, or no candidate passed its gates (see above). The endpoint answers 503 "
-            "until there is one.",
-            fg="yellow",
-        )
+    why = _why_no_champion(contract, settings)
+    if why:
+        typer.secho(f"{why}\nUntil there is one, the endpoint answers 503.", fg="yellow")
         return
     local.wait(serving, settings)
     customer = _some_customer(contract, settings)
@@ -178,35 +181,20 @@ def _champion(contract: Contract, settings: Settings) -> str | None:
     return None if version is None else str(version.version)
 
 
-def _look_at_source(contract: Contract, settings: Settings) -> str:
-    from churn_platform.engine import connection
-    from churn_platform.sources import open_source
-    from churn_platform.windows import windows
+def _why_no_champion(contract: Contract, settings: Settings) -> str:
+    """Why no model serves, and what to do; empty where one does."""
+    if _champion(contract, settings) is not None:
+        return ""
+    from churn_platform.automation.state import lacking_labels
+    from churn_platform.resources.storage import TableStore
 
-    source = open_source(contract, settings)
-    with connection(contract.time.timezone) as con:
-        watermark = source.watermark(con)
-        if watermark is None:
-            return "\nThe source holds no data yet" + (
-                " (`churn land --history` lands some)."
-                if contract.source.kind in ("complete_journey", "simulated")
-                else "."
-            )
-        found = list(windows(contract, watermark))
-        if not found:
-            raise SourceError(
-                f"the source's data is complete until {watermark:%Y-%m-%d %H:%M %Z}, and no {contract.time.cadence} window "
-                f"from {contract.time.start} on is over by then. Set time.start before the first row of your data."
-            )
-        from churn_platform.ml import ingestion
-        from churn_platform.ml.masking import install_key
-
-        install_key(con, settings.key)
-        for name in contract.tables.items():
-            ingestion.typed_rows(con, contract, name, source.rows(con, name, found[0]), found[0])
+    lacking = lacking_labels(contract, TableStore(settings.tables_of(contract)))
+    if lacking:
+        return f"There is no champion yet: {lacking}"
     return (
-        f"\nThe source fits the contract. Its data is complete until {watermark:%Y-%m-%d %H:%M %Z}: "
-        f"{len(found)} windows, {found[0].key} to {found[-1].key}."
+        "There is no champion: no candidate could be trained and passed its gates. What it lacked stands above, and in "
+        "Dagster with the newest run of candidate_model. More data, other features or another label may help; a gate "
+        "that asks too much is lowered under `gates` in contract.yaml."
     )
 
 

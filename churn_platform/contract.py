@@ -242,16 +242,16 @@ class Kind(StrEnum):
 
 
 FEATURE_KINDS: dict[Kind, FeatureKind] = {
-    Kind.count: FeatureKind("number of purchases (or rows)", windowed=True),
-    Kind.sum: FeatureKind("sum of the amount, or of `column`", windowed=True, takes_column=True),
-    Kind.mean: FeatureKind("mean amount of a purchase", windowed=True, takes_column=True),
-    Kind.max: FeatureKind("largest amount of a purchase", windowed=True, takes_column=True),
-    Kind.distinct: FeatureKind("number of different values of `column`", windowed=True, takes_column=True),
-    Kind.recency_days: FeatureKind("days since the last one", windowed=False),
+    Kind.count: FeatureKind("number of purchases", windowed=True),
+    Kind.sum: FeatureKind("sum of {}", windowed=True, takes_column=True),
+    Kind.mean: FeatureKind("mean of {}", windowed=True, takes_column=True),
+    Kind.max: FeatureKind("largest {}", windowed=True, takes_column=True),
+    Kind.distinct: FeatureKind("number of different values of {}", windowed=True, takes_column=True),
+    Kind.recency_days: FeatureKind("days since the last purchase", windowed=False),
     Kind.mean_gap_days: FeatureKind("mean days between one purchase and the next", windowed=True),
-    Kind.tenure_months: FeatureKind("months since the first one", windowed=False, cumulative=True),
+    Kind.tenure_months: FeatureKind("months since the first purchase", windowed=False, cumulative=True),
     Kind.frequency_per_month: FeatureKind("purchases per month of tenure", windowed=False, cumulative=True),
-    Kind.column: FeatureKind("a column of the customers table, as it stood then", windowed=False, takes_column=True),
+    Kind.column: FeatureKind("the column {}, as it stood then", windowed=False, takes_column=True),
 }
 
 
@@ -432,7 +432,12 @@ class Contract(_Strict):
         """What a feature means, in words."""
         feature = self.feature_definitions[name]
         column = self.feature_column(name)
-        words = feature.description or (column.description if column else "") or FEATURE_KINDS[feature.kind].words
+        words = feature.description or (column.description if column else "")
+        if not words:
+            table = self.tables.items()[feature.table]
+            words = FEATURE_KINDS[feature.kind].words.format(feature.column or getattr(table, "amount", ""))
+            if feature.table == "contacts":
+                words = words.replace("purchase", "contact")
         if feature.window_days:
             words += f", in the last {feature.window_days} days"
         return words if feature.table in ("transactions", "snapshots") else f"{words} (from {feature.table})"
@@ -1095,6 +1100,11 @@ def label_value(column: Column, value: str | float | bool) -> str | float | bool
     if column.numeric and not isinstance(value, str):
         return float(value)
     raise ValueError(f"{value!r} is no {column.type}")
+
+
+def plain(bound: float | date) -> str:
+    """A bound as people write it: 18, not 18.0."""
+    return str(int(bound)) if isinstance(bound, float) and bound.is_integer() else str(bound)
 
 
 def as_utc(moment: datetime | date, zone: ZoneInfo) -> datetime:

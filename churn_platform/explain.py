@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from churn_platform.contract import plain
+
 if TYPE_CHECKING:
     from churn_platform.contract import Column, Contract, Table
 
@@ -42,10 +44,19 @@ def _tables(contract: Contract) -> list[str]:
         lines += [f"    {column}: {_column(spec)}" for column, spec in table.columns.items()]
         once = f"; {', '.join(table.unique)} may appear once only" if table.unique else ""
         lines.append(
-            f"    a window needs {table.min_rows:,} good rows, and is refused when more than "
-            f"{table.max_quarantined:.1%} are bad{once}"
+            f"    a window of it is refused with {_fewer(table.min_rows)}more than {table.max_quarantined:.1%} bad rows{once}"
         )
     return [*lines, ""]
+
+
+def _fewer(rows: int) -> str:
+    if not rows:
+        return ""
+    return "no good row, or with " if rows == 1 else f"fewer than {rows:,} good rows, or with "
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _roles(table: Table) -> str:
@@ -61,9 +72,11 @@ def _column(column: Column) -> str:
     words = [column.type, "may be missing" if column.nullable else "always there"]
     if column.from_ is not None:
         words.append(f"read from {column.from_}")
+    if column.format is not None:
+        words.append(f"written as {column.format}")
     if column.min is not None or column.max is not None:
-        low = "" if column.min is None else f"from {column.min} "
-        high = "" if column.max is None else f"up to {column.max}"
+        low = "" if column.min is None else f"from {plain(column.min)} "
+        high = "" if column.max is None else f"up to {plain(column.max)}"
         words.append(f"{low}{high}".strip())
     if column.allowed is not None:
         words.append(f"one of {', '.join(column.allowed)}")
@@ -72,7 +85,7 @@ def _column(column: Column) -> str:
     masked = {
         "drop": "personal: never read",
         "hash": "personal: stored as a keyed hash",
-        "bucket": f"personal: stored in steps of {column.bucket}",
+        "bucket": f"personal: stored in steps of {plain(column.bucket or 0.0)}",
     }
     if column.pii in masked:
         words.append(masked[column.pii])
@@ -81,7 +94,7 @@ def _column(column: Column) -> str:
 
 def _features(contract: Contract) -> list[str]:
     watched = set(contract.watched_features)
-    lines = [f"Features, version {contract.features.version}, {len(contract.feature_names)} of them:"]
+    lines = [f"{_count(len(contract.feature_names), 'feature')}, version {contract.features.version}:"]
     for name in contract.feature_names:
         kind = "category" if contract.is_categorical(name) else "number"
         note = "" if name in watched else "; not watched for drift"
@@ -93,11 +106,12 @@ def _features(contract: Contract) -> list[str]:
 
 def _label(contract: Contract) -> list[str]:
     if contract.snapshots is not None:
-        label = contract.snapshots.label
-        return [
-            f"Churn: {label.column} is {label.positive!r}; known {label.matures_after_days} days after the row's date.",
-            "",
-        ]
+        table, label = contract.snapshots, contract.snapshots.label
+        wait = label.matures_after_days
+        date = f"the date of all rows, {table.observed_at}" if table.time is None else "the row's date"
+        known = f"{_count(wait, 'day')} after {date}" if wait else f"on {date}"
+        other = f" ({label.negative!r}: stayed)" if label.negative is not None else ""
+        return [f"Churn: {label.column} is {label.positive!r}{other}; known {known}.", ""]
     label_spec = contract.label
     if label_spec is None:
         return []
@@ -113,22 +127,39 @@ def _model(contract: Contract) -> list[str]:
     model, gates = contract.model, contract.gates
     bounds = [f"{metric} at least {bound}" for metric, bound in gates.minimum.items()]
     bounds += [f"{metric} at most {bound}" for metric, bound in gates.maximum.items()]
+    how = (
+        f"tested on {_newest(model.test_windows)}, validated on {_before(model.validation_windows)}; the first is "
+        f"trained when {_count(model.min_windows, 'window')} are labelled"
+    )
+    if contract.snapshots is not None and contract.snapshots.time is None:
+        how = "trained on 60% of the customers, validated on 20% and tested on 20%"
     return [
-        f"Model: {model.family}, seed {model.seed}; validated on {model.validation_windows} and tested on "
-        f"{model.test_windows} newest labelled window(s); the first is trained when {model.min_windows} are labelled. "
-        f"High Risk from {model.threshold} on.",
-        f"Gates: {gates.min_test_rows:,} test rows with {gates.min_test_churners:,} churners; a recorded signature; better "
+        f"Model: {model.family}, seed {model.seed}; {how}. High Risk from {model.threshold:.0%} on.",
+        f"Gates: at least {_count(gates.min_test_rows, 'test row')} with {_count(gates.min_test_churners, 'churner')}; "
+        "a recorded signature; better "
         f"than the churn rate alone and not worse than the champion, both with {gates.confidence:.0%} confidence"
         + (f"; {'; '.join(bounds)}." if bounds else "."),
         "",
     ]
 
 
+def _newest(windows: int) -> str:
+    return "the newest labelled window" if windows == 1 else f"the {windows} newest labelled windows"
+
+
+def _before(windows: int) -> str:
+    return "the one before" if windows == 1 else f"the {windows} before"
+
+
 def _monitoring(contract: Contract) -> list[str]:
     drift, policy = contract.drift, contract.retraining
+    drifted = f"{policy.drifted_windows} of the last {policy.of_last} windows drifted"
+    if policy.of_last == 1:
+        drifted = "the newest window drifted"
     return [
-        f"Drift: {drift.method} above {drift.threshold} on {drift.share:.0%} of the watched features.",
-        f"Retraining: when {policy.drifted_windows} of the last {policy.of_last} windows drifted, or live ROC AUC falls by "
-        f"more than {policy.performance_drop}; at least {policy.cooldown_windows} windows apart, at most "
-        f"{policy.budget.retrains} in {policy.budget.windows} windows.",
+        f"Drift: a window drifts when {drift.share:.0%} of the watched features have a {drift.method} above "
+        f"{drift.threshold}.",
+        f"Retraining: when {drifted}, or the live ROC AUC falls by more than {policy.performance_drop}; at least "
+        f"{_count(policy.cooldown_windows, 'window')} apart, at most {_count(policy.budget.retrains, 'time')} in "
+        f"{_count(policy.budget.windows, 'window')}.",
     ]

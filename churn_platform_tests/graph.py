@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
+import pytest
 
 from churn_platform import settings as environment
 from churn_platform.contract import Contract, parse
@@ -25,7 +28,6 @@ from churn_platform.sources.landing import LandingSource
 from churn_platform.windows import windows
 
 if TYPE_CHECKING:
-    import pytest
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -155,9 +157,15 @@ class Platform:
             instance=self.instance, partition_key=key, tags=tags, run_config=QUIET, raise_on_error=False
         )
 
-    def materialize(self, *assets: str, key: str | None = None) -> dg.ExecuteInProcessResult:
-        """Materialize some assets, with their checks, as a person does in the browser."""
-        chosen = dg.define_asset_job("by_hand", selection=dg.AssetSelection.assets(*assets))
+    def materialize(self, *assets: str, key: str | None = None, checks: bool = True) -> dg.ExecuteInProcessResult:
+        """Materialize some assets, with their checks or without, as a person does in the browser."""
+        selection: dg.AssetSelection = dg.AssetSelection.assets(*assets)
+        return self._select(selection if checks else selection.without_checks(), key)
+
+    def _select(
+        self, selection: dg.AssetSelection, key: str | None, retries: dg.RetryPolicy | None = None
+    ) -> dg.ExecuteInProcessResult:
+        chosen = dg.define_asset_job("by_hand", selection=selection, op_retry_policy=retries)
         definitions = dg.Definitions.merge(self.definitions, dg.Definitions(jobs=[chosen]))
         return definitions.resolve_job_def("by_hand").execute_in_process(
             instance=self.instance, partition_key=key, run_config=QUIET, raise_on_error=False
@@ -174,13 +182,38 @@ class Platform:
         point_at(self.settings, monkeypatch)
         return self
 
-    def copy(self, folder: Path) -> Platform:
-        """The same platform in another folder, for a test that changes it.
+    def copy(self, folder: Path, *changes: tuple[str, str]) -> Platform:
+        """The same platform in another folder, for a test that changes it; `changes` are made to the contract's text.
 
-        Old models stay where they were; whatever is written from now on is its own.
+        Models stay where they are; whatever else is written from now on is the copy's own.
         """
         shutil.copytree(self.home, folder / "home", ignore=shutil.ignore_patterns("spill", "mlflow"))
-        return make(folder, self.settings.contract.read_text())
+        text = self.settings.contract.read_text()
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        return make(folder, text)
+
+    def other(self, *changes: tuple[str, str]) -> Platform:
+        """The same home under a contract that says something else."""
+        text = self.settings.contract.read_text()
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        return Platform(parse(text), self.settings)
+
+    def check(self, asset: str) -> dg.ExecuteInProcessResult:
+        """Run the checks of an asset, and nothing else."""
+        return self._select(dg.AssetSelection.checks_for_assets(dg.AssetKey(asset)), None)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The promotion log, oldest entry first."""
+        return self.rows("promotion_log").sort_values("promoted_at").to_dict("records")
+
+    def alias(self, name: str = "champion") -> str | None:
+        """The version that carries an alias."""
+        found = self.tracking.version_of(name)
+        return None if found is None else str(found.version)
 
 
 def point_at(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,3 +303,43 @@ def labelled(rows: int = 300, months: int = 5, seed: int = 1, start: str = "2023
         part["snapshot_time"], part["label_matured_at"] = at, at + pd.Timedelta(days=28)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+@cache
+def _master(text: str, play: bool) -> Platform:
+    """A platform whose history has landed and, if asked for, been played; made once and never changed."""
+    from churn_platform.play import Player
+
+    folder = Path(tempfile.mkdtemp(prefix="churn-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        found = make(folder, text).use(patch)
+        found.land(found.contract.source.present)  # type: ignore[union-attr]
+        if play:
+            said: list[str] = []
+            assert Player(found.contract, found.settings, found.instance, said.append).catch_up(), said
+            assert found.tracking.version_of("champion") is not None, said
+    environment.settings.cache_clear()
+    environment.contract.cache_clear()
+    return found
+
+
+def played() -> Platform:
+    """SIMULATED, played. For looking at only: a test that changes something takes a `copy`."""
+    return _master(SIMULATED, play=True)
+
+
+def landed() -> Platform:
+    """SIMULATED, landed and not played. For looking at only, too."""
+    return _master(SIMULATED, play=False)
+
+
+def challenge(shop: Platform, pipeline: Any, **tags: str) -> str:
+    """Register a model as challenger, with what training would say of it; returns its version."""
+    champion = shop.tracking.version_of("champion")
+    assert champion is not None
+    known = {name: value for name, value in champion.tags.items() if not name.startswith("gate.")}
+    tracking = shop.tracking
+    with tracking.run("a test", f"run-{len(tracking.versions())}"), tempfile.TemporaryDirectory() as folder:
+        version = tracking.log_model(pipeline, customers(60)[shop.contract.feature_names], Path(folder), known | tags)
+    return str(version.version)

@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from churn_platform.contract import Kind
+from churn_platform.contract import Kind, plain
 from churn_platform.engine import identifier, literal
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from churn_platform.contract import Column, Contract, Table
 
 ISSUES = "_issues"  # what went wrong with a row while it was given its types; NULL for a good one
@@ -51,10 +49,10 @@ def column_rules(name: str, column: Column, value: str | None = None) -> list[Ro
         bounds, words = [], []
         if column.min is not None:
             bounds.append(f"{value} >= {literal(column.min)}")
-            words.append(f"below {_plain(column.min)}")
+            words.append(f"below {plain(column.min)}")
         if column.max is not None:
             bounds.append(f"{value} <= {literal(column.max)}")
-            words.append(f"above {_plain(column.max)}")
+            words.append(f"above {plain(column.max)}")
         rules.append(
             RowRule(
                 f"{name}_is_in_range",
@@ -89,10 +87,6 @@ def column_rules(name: str, column: Column, value: str | None = None) -> list[Ro
             )
         )
     return rules
-
-
-def _plain(bound: float | date) -> str:
-    return str(int(bound)) if isinstance(bound, float) and bound.is_integer() else str(bound)
 
 
 def row_rules(table: Table) -> list[RowRule]:

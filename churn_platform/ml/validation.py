@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from churn_platform.contract import as_utc, label_value
+from churn_platform.contract import as_utc, given, label_value
 from churn_platform.engine import identifier, literal
 from churn_platform.ml.rules import ISSUES, LARGEST_SUMMED, REASON, RowRule, key_of, row_rules, summed_columns
 from churn_platform.sources.base import ORIGIN
@@ -116,14 +116,18 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
     table = contract.tables.items()[table_name]
     good = divided.rows - divided.bad
     share = divided.bad / divided.rows if divided.rows else 0.0
-    worst = "; ".join(f"{count:,} x {reason}" for reason, count in list(divided.reasons.items())[:5])
+    reasons = list(divided.reasons.items())[:5]
+    worst = "; ".join(f"{count:,} x {reason}" for reason, count in reasons)
+    few = f"If so few rows are right, lower tables.{table_name}.min_rows in contract.yaml."
+    if not divided.rows:
+        few = f"If the history begins later, move time.start; if a window may be empty, set tables.{table_name}.min_rows: 0."
+    hints = _hints([reason for reason, _ in reasons])
     return [
         Finding(
             "has_enough_rows",
             good >= table.min_rows,
             f"{good:,} good rows, at least {table.min_rows:,} are needed",
-            "Check that the export of this window is whole. If so few rows are right, lower "
-            f"tables.{table_name}.min_rows in contract.yaml.",
+            f"Check that the export of this window is whole. {few}",
             {"good_rows": good, "min_rows": table.min_rows},
         ),
         Finding(
@@ -131,11 +135,52 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
             share <= table.max_quarantined,
             f"{divided.bad:,} of {divided.rows:,} rows ({share:.2%}) are bad, "
             f"at most {table.max_quarantined:.2%} may be" + (f": {worst}" if worst else ""),
-            "Look at the reasons in the quarantine table and correct the source, or the rules under "
-            f"tables.{table_name} in contract.yaml; then materialize the raw table of this window again.",
+            f"Correct the source, or what contract.yaml says of tables.{table_name}{hints}; then play or materialize this "
+            f"window again. The table quarantine_{table_name} holds every bad row with its reason.",
             {"bad_rows": divided.bad, "share": share, **({"worst": worst} if worst else {})},
         ),
     ]
+
+
+_HINTS = {
+    "is missing": "`nullable: true` allows gaps",
+    "outside the history": "time.start and time.end bound the history",
+    "duplicate of": "one row a key is right, so remove the copies or correct `unique`",
+    "not a date": "`format` says how a date is written",
+    "number": "`type` and `decimal` say how a number is written",
+    "true or false": "`type: string` takes any word",
+    "neither label": "label.positive and label.negative have to stand as the column has them",
+    "not one of the allowed": "`allowed` lists the values",
+    "is below": "`min` and `max` bound the values",
+    "is above": "`min` and `max` bound the values",
+    "pattern": "`pattern` describes the values",
+}
+
+
+def _hints(reasons: list[str]) -> str:
+    """What in a contract may be wrong, where rows are bad for these reasons."""
+    found = dict.fromkeys(hint for sign, hint in _HINTS.items() if any(sign in reason for reason in reasons))
+    return f" ({'; '.join(found)})" if found else ""
+
+
+def label_finding(con: duckdb.DuckDBPyConnection, contract: Contract, raw: str) -> Finding:
+    """Whether the label column of a snapshots table has both kinds of customers, and what it holds if not."""
+    spec = given(contract.snapshots).label
+    column = given(contract.snapshots).columns[spec.column]
+    counted = con.execute(
+        f"SELECT {identifier(spec.column)}, count(*) FROM {identifier(raw)} WHERE {identifier(spec.column)} IS NOT NULL "
+        "GROUP BY 1 ORDER BY 2 DESC, 1"
+    ).fetchall()
+    rows = sum(count for _, count in counted)
+    churned = sum(count for value, count in counted if value == label_value(column, spec.positive))
+    there = ", ".join(f"{value!r} ({count:,} rows)" for value, count in counted[:5]) or "nothing"
+    return Finding(
+        "label_has_both_values",
+        rows == 0 or 0 < churned < rows,
+        f"{churned:,} of {rows:,} labelled rows have {spec.column} = {spec.positive!r}; the column holds {there}",
+        "Write tables.snapshots.label.positive as the column has it. From rows of one kind nothing can be learnt.",
+        {"churned": churned, "labelled": rows},
+    )
 
 
 def suite_finding(table_name: str, verdict: Verdict) -> Finding:
