@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -113,11 +114,12 @@ def up() -> None:
         typer.secho(f"{why}\nUntil there is one, the endpoint answers 503.", fg="yellow")
         return
     local.wait(serving, settings)
-    customer = _some_customer(contract, settings)
-    body = json.dumps({contract.serving.customer_field: customer})
-    typer.echo(f"  Endpoint  {serving.url}/predict")
-    typer.echo(f"\n  curl -s {serving.url}/predict -H 'Content-Type: application/json' -d '{body}'\n")
-    typer.echo(f"up in {time.monotonic() - began:.0f} s. `make next-month` lands more data, `make down` stops.")
+    typer.echo(f"  Endpoint  {serving.url}/predict\n")
+    typer.echo(f"  {_call(contract, serving.url, _some_customer(contract, settings))}\n")
+    more = "what lands where the contract points is processed by itself"
+    if contract.source.kind in ("complete_journey", "simulated"):
+        more = "`make next-month` lands more data"
+    typer.echo(f"up in {time.monotonic() - began:.0f} s; {more}; `make down` stops.")
 
 
 @app.command()
@@ -144,6 +146,9 @@ def status() -> None:
         version = tracking.version_of(alias)
         words = f"version {version.version}, trained as of {version.tags['window']}" if version else "none yet"
         typer.echo(f"  {alias:<10} {words}")
+    why = _why_no_champion(contract, settings)
+    if why:
+        typer.secho(why, fg="yellow")
 
 
 # ------------------------------------------------------------------------------------------------------- helpers
@@ -162,8 +167,8 @@ def _landing(contract: Contract, settings: Settings) -> LandingSource:
     source = open_source(contract, settings)
     if not isinstance(source, LandingSource):
         raise SourceError(
-            f"the source `{contract.source.kind}` is your own, so its data lands without us: write it where the contract "
-            "points, and the landing sensor starts the cycle. `churn land` is for the demonstration sources."
+            f"the source `{contract.source.kind}` is your own, so its data lands without us: write it where the "
+            "contract points, and the landing sensor starts the cycle. `churn land` is for the demonstration sources."
         )
     return source
 
@@ -198,8 +203,17 @@ def _why_no_champion(contract: Contract, settings: Settings) -> str:
     )
 
 
+def _call(contract: Contract, url: str, customer: object) -> str:
+    """A call of the endpoint, to be copied into a shell."""
+    body = json.dumps({contract.serving.customer_field: customer}, ensure_ascii=False)
+    return f"curl -s {url}/predict -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+
+
 def _some_customer(contract: Contract, settings: Settings) -> object:
-    """A customer to show a call with."""
+    """A customer to show a call with; where customers are stored as hashes, only their owner can name one."""
+    table = contract.tables.items()[contract.main_table]
+    if table.columns[table.customer].pii == "hash":
+        return f"a {table.customer} as your source writes it"
     from churn_platform.engine import connection, identifier
     from churn_platform.resources.storage import TableStore
 

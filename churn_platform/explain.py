@@ -29,11 +29,9 @@ def explain(contract: Contract) -> str:
 def _time(contract: Contract) -> list[str]:
     time = contract.time
     end = f"until {time.end}" if time.end else "with no end"
-    return [
-        f"History: {time.cadence} windows from {time.start} {end}, in {time.timezone}. "
-        f"A customer is called {contract.customer.name} ({contract.customer.type}).",
-        "",
-    ]
+    history = f"{time.cadence} windows from {time.start} {end}, in {time.timezone}"
+    called = f"{contract.customer.name} ({contract.customer.type})"
+    return [f"History: {history}. A customer is called {called}.", ""]
 
 
 def _tables(contract: Contract) -> list[str]:
@@ -44,7 +42,8 @@ def _tables(contract: Contract) -> list[str]:
         lines += [f"    {column}: {_column(spec)}" for column, spec in table.columns.items()]
         once = f"; {', '.join(table.unique)} may appear once only" if table.unique else ""
         lines.append(
-            f"    a window of it is refused with {_fewer(table.min_rows)}more than {table.max_quarantined:.1%} bad rows{once}"
+            f"    a window of it is refused with {_fewer(table.min_rows)}more than {table.max_quarantined:.1%} "
+            f"bad rows{once}"
         )
     return [*lines, ""]
 
@@ -116,11 +115,9 @@ def _label(contract: Contract) -> list[str]:
     if label_spec is None:
         return []
     lead = f" after a lead of {label_spec.lead_days} days" if label_spec.lead_days else ""
-    return [
-        f"Churn: a customer who bought in the last {label_spec.active_within_days} days buys nothing for "
-        f"{label_spec.horizon_days} days{lead}. First observation after {label_spec.warmup_days} days of history.",
-        "",
-    ]
+    who = f"a customer who bought in the last {_count(label_spec.active_within_days, 'day')}"
+    churns = f"{who} buys nothing for {_count(label_spec.horizon_days, 'day')}{lead}"
+    return [f"Churn: {churns}. First observation after {_count(label_spec.warmup_days, 'day')} of history.", ""]
 
 
 def _model(contract: Contract) -> list[str]:
@@ -156,10 +153,11 @@ def _monitoring(contract: Contract) -> list[str]:
     drifted = f"{policy.drifted_windows} of the last {policy.of_last} windows drifted"
     if policy.of_last == 1:
         drifted = "the newest window drifted"
+    judged = f"when {drift.share:.0%} of the watched features have a {drift.method} above {drift.threshold}"
+    budget = f"{_count(policy.budget.retrains, 'time')} in {_count(policy.budget.windows, 'window')}"
+    apart = _count(policy.cooldown_windows, "window")
+    fell = f"the live ROC AUC falls by more than {policy.performance_drop}"
     return [
-        f"Drift: a window drifts when {drift.share:.0%} of the watched features have a {drift.method} above "
-        f"{drift.threshold}.",
-        f"Retraining: when {drifted}, or the live ROC AUC falls by more than {policy.performance_drop}; at least "
-        f"{_count(policy.cooldown_windows, 'window')} apart, at most {_count(policy.budget.retrains, 'time')} in "
-        f"{_count(policy.budget.windows, 'window')}.",
+        f"Drift: a window drifts {judged}.",
+        f"Retraining: when {drifted}, or {fell}; at least {apart} apart, at most {budget}.",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 
 class LocalError(RuntimeError):
     """The platform cannot be started or stopped here; the message says why."""
+
+
+_STARTED: list[subprocess.Popen[bytes]] = []  # they outlive us; a Popen that is dropped while it runs complains
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,10 @@ def start(service: Service, settings: Settings, contract: Contract) -> bool:
                 f"port {service.port} is taken by another program. Choose another: {variable}=... make up"
             ) from None
     with (settings.home / "logs" / f"{service.name}.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 (our own commands)
             service.command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
+    _STARTED.append(process)
     record = {"pid": process.pid, "started": _started(process.pid), "contract": contract.fingerprint}
     _pidfile(service.name, settings).write_text(json.dumps(record))
     return True
@@ -193,8 +196,8 @@ def _started(pid: int) -> str | None:
 def _gone(group: int, patience: float) -> bool:
     began = time.monotonic()
     while time.monotonic() - began < patience:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(group, os.WNOHANG)  # a child of this very process would stay as a zombie
+        for process in _STARTED:
+            process.poll()  # a child of this very process would stay as a zombie
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

@@ -42,6 +42,7 @@ class Outcome:
 
     @property
     def succeeded(self) -> bool:
+        """Whether the run did what it was to do."""
         return not self.why
 
 
@@ -144,9 +145,8 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
             if not evaluation.passed:
                 words = evaluation.metadata.get("verdict")
                 remedy = evaluation.metadata.get("what_to_do")
-                found.append(
-                    f"  {evaluation.asset_key.to_user_string()}: {evaluation.check_name}: {words.value if words else ''}"
-                )
+                asset, said = evaluation.asset_key.to_user_string(), words.value if words else ""
+                found.append(f"  {asset}: {evaluation.check_name}: {said}")
                 found += [f"    -> {remedy.value}"] if remedy else []
         elif event.event_type_value == "STEP_FAILURE":
             failure: Any = event.event_specific_data

@@ -96,7 +96,7 @@ tables:
     customer: member_id
     time: as_of
     max_quarantined: 0.1
-    label: {column: left, positive: "Yes", negative: "No", matures_after_days: 20}
+    label: {column: left, positive: "Yes", negative: "No", matures_after_days: 5}
     columns:
       member_id: {type: integer}
       as_of: {type: timestamp}
@@ -220,6 +220,11 @@ def point_at(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the environment of this process name these settings."""
     monkeypatch.setenv("CHURN_HOME", str(settings.home))
     monkeypatch.setenv("CHURN_CONTRACT", str(settings.contract))
+    forget()
+
+
+def forget() -> None:
+    """Let the environment be read anew."""
     environment.settings.cache_clear()
     environment.contract.cache_clear()
 
@@ -319,8 +324,7 @@ def _master(text: str, play: bool) -> Platform:
             said: list[str] = []
             assert Player(found.contract, found.settings, found.instance, said.append).catch_up(), said
             assert found.tracking.version_of("champion") is not None, said
-    environment.settings.cache_clear()
-    environment.contract.cache_clear()
+    forget()
     return found
 
 

@@ -1,7 +1,7 @@
 """The whole loop on real data, as a user runs it: `churn up`, calls to the endpoint, the next month, `churn down`.
 
-Nothing is mocked: real Dagster processes, a real MLflow registry, a real Feast store, the real service. The tests of this
-module share one platform and go through its life in order.
+Nothing is mocked: real Dagster processes, a real MLflow registry, a real Feast store, the real service. The tests of
+this module share one platform and go through its life in order.
 """
 
 from __future__ import annotations
@@ -178,7 +178,13 @@ def test_the_endpoint_answers_for_customers_with_what_was_computed_for_them(plat
 
 
 def test_the_endpoint_refuses_what_it_cannot_answer(platform: Platform) -> None:
-    refused = [({"user_id": "nobody"}, 404), ({"user": 1}, 422), ({}, 422), (b"not json", 422), ({"user_id": True}, 422)]
+    refused = [
+        ({"user_id": "nobody"}, 404),
+        ({"user": 1}, 422),
+        ({}, 422),
+        (b"not json", 422),
+        ({"user_id": True}, 422),
+    ]
     for body, expected in refused:
         status, answer = platform.post(body)
         assert (status, bool(answer["error"]["message"])) == (expected, True), body
@@ -240,7 +246,9 @@ def test_the_running_service_takes_up_the_new_champion(after_next_month: Platfor
 
     def served() -> bool:
         status, answer = after_next_month.post({"user_id": "1"})
-        return status == 200 and answer["model_version"] == "2" and answer["feature_timestamp"] == "2017-11-01T00:00:00Z"
+        return (
+            status == 200 and answer["model_version"] == "2" and answer["feature_timestamp"] == "2017-11-01T00:00:00Z"
+        )
 
     assert wait_for("the new champion in the service", served, 30)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from churn_platform.windows import window, windows
-from churn_platform_tests.worlds import PURCHASES, all_windows, changed, instant
+from churn_platform_tests.worlds import PURCHASES, WIDE, all_windows, changed, instant
 
 
 @pytest.mark.parametrize("cadence", ["daily", "weekly", "monthly"])
@@ -53,3 +53,8 @@ def test_a_key_that_names_no_window_is_refused(key: str) -> None:
 def test_without_an_end_history_goes_on() -> None:
     contract = changed(PURCHASES, (", end: 2024-07-01", ""))
     assert window(contract, "2099-05-01").end == datetime(2099, 6, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("observed", "first"), [("2024-03-15", "2024-03-01"), ("2024-03-01", "2024-02-01")])
+def test_a_table_without_dates_begins_with_the_window_in_which_it_was_observed(observed: str, first: str) -> None:
+    assert all_windows(changed(WIDE, ("time: as_of", f"observed_at: {observed}")))[0].key == first

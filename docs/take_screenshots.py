@@ -77,7 +77,10 @@ def endpoint_answer(page: Page) -> None:
         answers.append(
             f"POST /predict {json.dumps(body)}\n{answer['status']}\n{json.dumps(answer['body'], indent=2)}\n"
         )
-    page.evaluate("(text) => { document.body.innerHTML = '<pre></pre>'; document.body.firstChild.innerText = text; }", "\n".join(answers))
+    page.evaluate(
+        "(text) => { document.body.innerHTML = '<pre></pre>'; document.body.firstChild.innerText = text; }",
+        "\n".join(answers),
+    )
     page.set_viewport_size({"width": 1100, "height": 760})
     page.screenshot(path=FOLDER / "endpoint.png")
 

@@ -77,5 +77,7 @@ def feature_service(contract: Contract, view: FeatureView) -> FeatureService:
 
 # What the feast command finds here.
 customer = entity(settings.contract())
-customer_features = feature_view(settings.contract(), f"{settings.settings().tables_of(settings.contract())}/customer_features")
+customer_features = feature_view(
+    settings.contract(), f"{settings.settings().tables_of(settings.contract())}/customer_features"
+)
 churn_inputs = feature_service(settings.contract(), customer_features)

@@ -2,14 +2,17 @@
 
 import base64
 import io
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+import duckdb
 from matplotlib.figure import Figure
 
 from churn_platform.contract import Contract
+from churn_platform.engine import identifier
 from churn_platform.ml.features import AT_RISK
 from churn_platform.windows import windows
 
@@ -45,7 +48,7 @@ def history(contract: Contract) -> dg.TimeWindowPartitionMapping:
         # beta in Dagster; without it the first windows, which have fewer before them, could not be materialized
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.TimeWindowPartitionMapping(
-            start_offset=-(-(-days // length)), end_offset=0, allow_nonexistent_upstream_partitions=True
+            start_offset=-math.ceil(days / length), end_offset=0, allow_nonexistent_upstream_partitions=True
         )
 
 
@@ -97,6 +100,12 @@ def feature_columns(contract: Contract) -> dict[str, tuple[str, str]]:
         found[name] = ("string" if contract.is_categorical(name) else "float", contract.describe_feature(name))
     found[AT_RISK] = ("boolean", "bought recently enough to be scored")
     return found
+
+
+def share_known(con: duckdb.DuckDBPyConnection, view: str, columns: list[str]) -> dict[str, float]:
+    """The share of a view's rows in which each column has a value."""
+    counts = ", ".join(f"coalesce(count({identifier(column)}) / nullif(count(*), 0), 0)" for column in columns)
+    return dict(zip(columns, con.execute(f"SELECT {counts} FROM {identifier(view)}").fetchall()[0], strict=True))
 
 
 def plot(figure: Figure) -> dg.MetadataValue:

@@ -3,17 +3,30 @@
 from datetime import UTC, datetime
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from churn_platform.assets.common import WRITES, column_schema, feature_columns, history, needed_history, partitions, require_window
+from churn_platform.assets.common import (
+    WRITES,
+    column_schema,
+    feature_columns,
+    history,
+    needed_history,
+    partitions,
+    plot,
+    require_window,
+    share_known,
+)
 from churn_platform.contract import FEATURE_KINDS, Contract, Kind
 from churn_platform.engine import connection
-from churn_platform.ml import features
+from churn_platform.ml import features, plots, validation
 from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import TableStore
 from churn_platform.windows import window
 
+SAMPLE = 20_000  # rows that a plot of distributions looks at
 LOG = "feature_store_log"  # which windows the feature store has taken in
 
 
@@ -41,7 +54,7 @@ def _customer_features(contract: Contract) -> dg.AssetsDefinition:
     )
     def customer_features(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         key = context.partition_key
         with connection() as con:
             for name, table in contract.tables.items().items():
@@ -56,6 +69,8 @@ def _customer_features(contract: Contract) -> dg.AssetsDefinition:
             rows, at_risk = con.execute(
                 f"SELECT count(*), count(*) FILTER ({features.AT_RISK}) FROM customer_features"
             ).fetchall()[0]
+            numbers = [*contract.numeric_features, contract.customer.name]
+            looked_at = validation.sample(con, "customer_features", numbers, SAMPLE)
             preview = con.sql("SELECT * EXCLUDE (_window) FROM customer_features LIMIT 5").df()
         return dg.MaterializeResult(
             metadata={
@@ -63,6 +78,7 @@ def _customer_features(contract: Contract) -> dg.AssetsDefinition:
                 "dagster/column_lineage": _lineage(contract),
                 "at_risk": at_risk,
                 "table_version": version,
+                "distributions": plot(plots.histograms(_numbers(contract, looked_at), f"features at the end of {key}")),
                 "preview": dg.MetadataValue.md(_as_markdown(preview)),
                 "path": dg.MetadataValue.path(tables.path("customer_features")),
             },
@@ -70,6 +86,10 @@ def _customer_features(contract: Contract) -> dg.AssetsDefinition:
         )
 
     return customer_features
+
+
+def _numbers(contract: Contract, rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    return {name: rows[name].to_numpy(dtype="float64") for name in contract.numeric_features}
 
 
 def _as_markdown(frame: pd.DataFrame) -> str:
@@ -112,7 +132,7 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         tables: dg.ResourceParam[TableStore],
         store: dg.ResourceParam[FeatureStore],
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         chosen = window(contract, context.partition_key)
         require_window(chosen.key, tables.windows("customer_features"), "customer_features")
         applied = store.apply(tables.path("customer_features"))
@@ -125,10 +145,28 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
             context.log.info(
                 "window %s is older than %s, which is online: only definitions applied", chosen.key, newest
             )
-        entry = {"online": online, "data_fingerprint": contract.data_fingerprint, "feast_objects": ", ".join(applied), "at": datetime.now(UTC)}
+        entry = {
+            "online": online,
+            "data_fingerprint": contract.data_fingerprint,
+            "feast_objects": ", ".join(applied),
+            "at": datetime.now(UTC),
+        }
+        with connection() as con:
+            tables.read(con, "customer_features", [chosen.key])
+            known = share_known(con, "customer_features", contract.feature_names)
         tables.write(LOG, pa.Table.from_pylist([entry]), chosen.key)  # last: says that the window is done
         return dg.MaterializeResult(
-            metadata={"feast_objects": applied, "online": online, "newest_window": newest},
+            metadata={
+                "feast_objects": applied,
+                "online": online,
+                "newest_window": newest,
+                "dagster/column_lineage": dg.TableColumnLineage(
+                    {name: [dg.TableColumnDep("customer_features", name)] for name in contract.feature_names}
+                ),
+                "known_values": plot(
+                    plots.shares(list(known), list(known.values()), f"features of {chosen.key}", "share known")
+                ),
+            },
         )
 
     return feature_store

@@ -6,10 +6,10 @@ decides. What must not be stored is not stored: personal data is masked in the s
 
 import dagster as dg
 
-from churn_platform.assets.common import WRITES, column_schema, partitions
+from churn_platform.assets.common import WRITES, column_schema, partitions, plot, share_known
 from churn_platform.contract import Contract
 from churn_platform.engine import connection
-from churn_platform.ml import ingestion
+from churn_platform.ml import ingestion, plots
 from churn_platform.ml.masking import install_key, masked_type
 from churn_platform.ml.rules import ISSUES
 from churn_platform.resources.storage import TableStore
@@ -54,7 +54,7 @@ def _raw(contract: Contract, name: str, source_spec: dg.AssetSpec) -> dg.AssetsD
         tables: dg.ResourceParam[TableStore],
         source: dg.ResourceParam[Source],
         settings: dg.ResourceParam[Settings],
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         with connection(contract.time.timezone) as con:
             install_key(con, settings.key)
             try:
@@ -65,11 +65,15 @@ def _raw(contract: Contract, name: str, source_spec: dg.AssetSpec) -> dg.AssetsD
                 raise dg.Failure(description=str(error), allow_retries=False) from error
             tables.read(con, f"raw_{name}", [chosen.key])
             count, issues = con.execute(f"SELECT count(*), count({ISSUES}) FROM raw_{name}").fetchall()[0]
+            known = share_known(con, f"raw_{name}", list(table.kept))
         context.log.info("%s rows of %s landed in window %s", f"{count:,}", name, chosen.key)
         return dg.MaterializeResult(
             metadata={
                 "dagster/partition_row_count": count,
                 "rows_with_issues": issues,
+                "known_values": plot(
+                    plots.shares(list(known), list(known.values()), f"{name}, {chosen.key}", "share known")
+                ),
                 "table_version": version,
                 "path": dg.MetadataValue.path(tables.path(f"raw_{name}")),
             },

@@ -1,6 +1,8 @@
 """Labels, partitioned by the window in which they matured; and the training set made from those that have."""
 
 import dagster as dg
+import pandas as pd
+from matplotlib.figure import Figure
 
 from churn_platform.assets.common import (
     WRITES,
@@ -9,10 +11,11 @@ from churn_platform.assets.common import (
     history,
     needed_history,
     partitions,
+    plot,
 )
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
-from churn_platform.ml import labels
+from churn_platform.ml import labels, plots
 from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import TableStore
 from churn_platform.windows import window
@@ -46,7 +49,9 @@ def _churn_labels(contract: Contract) -> dg.AssetsDefinition:
         description="The labels that matured in the window. Nothing in it was knowable before the window began, so "
         "reading the windows up to today can never leak a label from tomorrow.",
     )
-    def churn_labels(context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]) -> dg.MaterializeResult:
+    def churn_labels(
+        context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
+    ) -> dg.MaterializeResult[None]:
         key = context.partition_key
         with connection() as con:
             there = tables.windows(f"validated_{main}")
@@ -56,13 +61,37 @@ def _churn_labels(contract: Contract) -> dg.AssetsDefinition:
             rows, rate, first, last = con.execute(
                 f"SELECT count(*), avg({LABEL}), min({SNAPSHOT_TIME}), max({SNAPSHOT_TIME}) FROM churn_labels"
             ).fetchall()[0]
+            tables.read(con, "churn_labels", [known for known in tables.windows("churn_labels") if known <= key])
+            figure = _rates(con.sql(f"SELECT {SNAPSHOT_TIME}, {LABEL} FROM churn_labels").df())
         found = {"churn_rate": rate, "observed_from": str(first), "observed_to": str(last)} if rows else {}
         return dg.MaterializeResult(
-            metadata={"dagster/partition_row_count": rows, "table_version": version, **found},
+            metadata={
+                "dagster/partition_row_count": rows,
+                "dagster/column_lineage": _lineage(contract),
+                "table_version": version,
+                "labels_so_far": plot(figure),
+                **found,
+            },
             data_version=dg.DataVersion(f"{key}@{version}"),
         )
 
     return churn_labels
+
+
+def _rates(known: pd.DataFrame) -> Figure:
+    """Customers and churn rate by the day of the observation."""
+    by_day = known.groupby(known[SNAPSHOT_TIME].dt.strftime("%Y-%m-%d"))[LABEL].agg(["size", "mean"])
+    return plots.rates(by_day.index.tolist(), by_day["size"].tolist(), by_day["mean"].tolist(), "labels by observation")
+
+
+def _lineage(contract: Contract) -> dg.TableColumnLineage:
+    table = contract.tables.items()[contract.main_table]
+    outcome = contract.snapshots.label.column if contract.snapshots is not None else table.time_column
+    upstream = dg.AssetKey(f"validated_{contract.main_table}")
+    found = {contract.customer.name: [dg.TableColumnDep(upstream, table.customer)]}
+    if outcome is not None:
+        found[LABEL] = [dg.TableColumnDep(upstream, table.customer), dg.TableColumnDep(upstream, outcome)]
+    return dg.TableColumnLineage(found)
 
 
 def _training_set(contract: Contract) -> dg.AssetsDefinition:
@@ -81,10 +110,9 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
         "point-in-time join, rows in = rows out.",
     )
     def training_set(
-        context: dg.AssetExecutionContext,
         tables: dg.ResourceParam[TableStore],
         store: dg.ResourceParam[FeatureStore],
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         import pyarrow as pa
 
         versions = {name: tables.version(name) for name in ("churn_labels", "customer_features")}
@@ -105,6 +133,7 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
                 "dagster/row_count": len(rows),
                 "dagster/column_lineage": dg.TableColumnLineage(lineage),
                 "churn_rate": float(rows[LABEL].mean()),
+                "labels": plot(_rates(rows)),
                 "observations": int(rows[SNAPSHOT_TIME].nunique()),
                 "table_version": version,
                 "input_versions": {name: int(v) for name, v in versions.items() if v is not None},

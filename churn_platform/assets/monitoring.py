@@ -1,7 +1,5 @@
 """Monitoring: has the world moved away from what the champion knows, and how good was it really."""
 
-import math
-
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
@@ -10,9 +8,8 @@ from churn_platform.assets.common import WRITES, history, partitions, plot, requ
 from churn_platform.assets.training import REFERENCE
 from churn_platform.contract import LABEL, MODEL_VERSION, PROBABILITY, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection, identifier
-from churn_platform.ml import drift, metrics, plots
+from churn_platform.ml import drift, metrics, performance, plots
 from churn_platform.ml.features import AT_RISK
-from churn_platform.ml.splits import window_keys
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import RegistryError, Tracking
 from churn_platform.settings import Settings
@@ -59,7 +56,7 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
         settings: dg.ResourceParam[Settings],
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         key = context.partition_key
         for table in ("customer_features", "churn_scores"):
             require_window(key, tables.windows(table), table)
@@ -136,7 +133,7 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
     )
     def model_performance(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         key = context.partition_key
         require_window(key, tables.windows("churn_labels"), "churn_labels")
         customer = identifier(contract.customer.name)
@@ -151,41 +148,19 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
                 f"JOIN churn_scores s ON l.{customer} = s.{customer} AND l.{SNAPSHOT_TIME} = s.{SNAPSHOT_TIME} "
                 "ORDER BY ALL"
             ).df()
-        rows = []
-        # rows of a snapshots table may each have a time of day of their own: a window's customers are judged together
-        joined["_observed"] = window_keys(contract, joined[SNAPSHOT_TIME].dt.tz_convert("UTC"))
-        for (_, model), part in joined.groupby(["_observed", MODEL_VERSION], sort=True):
-            known = tracking.version(str(model)).tags
-            unseen = part[part[SNAPSHOT_TIME] >= pd.Timestamp(known["labels_known_until"])]
-            if len(unseen) < len(part):
-                context.log.info("version %s had seen %s of these labels: not counted", model, len(part) - len(unseen))
-            if unseen.empty:
-                continue
-            part, observed = unseen, unseen[SNAPSHOT_TIME].max()
-            labels, probability = part[LABEL].to_numpy(dtype="float64"), part[PROBABILITY].to_numpy(dtype="float64")
-            measured = metrics.evaluate(labels, probability, contract.model.threshold)
-            rows.append(
-                {
-                    MODEL_VERSION: str(model),
-                    SNAPSHOT_TIME: pd.Timestamp(observed),
-                    "rows": len(part),
-                    "churn_rate": float(labels.mean()),
-                    "promised_roc_auc": float(known["test_roc_auc"]),
-                    **measured,
-                }
-            )
-        if not rows:
+        joined[SNAPSHOT_TIME] = joined[SNAPSHOT_TIME].dt.tz_convert("UTC")
+        found, seen = performance.measure(contract, joined, lambda version: tracking.version(version).tags)
+        if seen:
+            context.log.info("%s labels are not counted: the model that scored them had seen them", f"{seen:,}")
+        if not found:
             tables.write("model_performance", _PERFORMANCE_SCHEMA.empty_table(), key)
             return dg.MaterializeResult(
                 metadata={"measured": False, "why": "no score made before its label was known has a mature label yet"}
             )
-        table = pa.Table.from_pylist(rows, schema=_PERFORMANCE_SCHEMA)
+        table = pa.Table.from_pylist([measured.row() for measured in found], schema=_PERFORMANCE_SCHEMA)
         version = tables.write("model_performance", table, key)
-        newest = rows[-1]
-        # on few customers ROC AUC is chance, and no reason to retrain
-        churners = newest["rows"] * newest["churn_rate"]
-        known_well = newest["rows"] >= contract.gates.min_test_rows and churners >= contract.gates.min_test_churners
-        drop = float(newest["promised_roc_auc"]) - float(newest["roc_auc"])
+        newest = found[-1]
+        drop = newest.drop(contract)
         with connection() as con:
             tables.read(con, "model_performance")
             past = con.sql(
@@ -196,14 +171,12 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "measured": True,
-                "model_version": str(newest[MODEL_VERSION]),
-                "observed_at": str(newest[SNAPSHOT_TIME]),
-                "dagster/partition_row_count": len(rows),
-                "customers": int(newest["rows"]),
-                "roc_auc": float(newest["roc_auc"]),
-                "brier": float(newest["brier"]),
-                "calibration_error": float(newest["calibration_error"]),
-                **({"drop": drop} if known_well and not math.isnan(drop) else {}),
+                "model_version": newest.model,
+                "observed_at": str(newest.observed),
+                "dagster/partition_row_count": len(found),
+                "customers": newest.rows,
+                **{name: newest.metrics[name] for name in ("roc_auc", "brier", "calibration_error")},
+                **({} if drop is None else {"drop": drop}),
                 "performance": plot(figure),
                 "table_version": version,
             },

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import dagster as dg
 import pyarrow as pa
 
-from churn_platform.assets.common import WRITES
+from churn_platform.assets.common import WRITES, plot
 from churn_platform.contract import Contract
 from churn_platform.engine import connection
-from churn_platform.ml import gates
+from churn_platform.ml import gates, plots
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import CHALLENGER, CHAMPION, RegistryError, Tracking
 
@@ -30,7 +30,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
     )
     def champion(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         challenger, before = tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)
         if challenger is None:
             raise dg.Failure(
@@ -56,6 +56,9 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                 "promoted_at": datetime.now(UTC),
             }
             tables.write(LOG, pa.Table.from_pylist([entry], schema=_SCHEMA), keep=True)
+        with connection() as con:
+            tables.read(con, LOG)
+            past = con.execute(f"SELECT version, test_roc_auc FROM {LOG} ORDER BY promoted_at").fetchall()
         context.log.info("%s version %s is champion (before: %s)", tracking.model_name, version, previous)
         return dg.MaterializeResult(
             metadata={
@@ -64,6 +67,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                 "gates_passed": len(gates.names(contract)),
                 "test_roc_auc": float(challenger.tags["test_roc_auc"]),
                 "window": challenger.tags["window"],
+                "champions": plot(plots.promotions([entry[0] for entry in past], [entry[1] for entry in past])),
             },
             data_version=dg.DataVersion(version),
         )

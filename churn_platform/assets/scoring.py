@@ -35,7 +35,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
     )
     def churn_scores(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         key = context.partition_key
         require_window(key, tables.windows("customer_features"), "customer_features")
         try:
@@ -64,6 +64,12 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 "dagster/partition_row_count": len(rows),
+                "dagster/column_lineage": dg.TableColumnLineage(
+                    {
+                        contract.customer.name: [dg.TableColumnDep("customer_features", contract.customer.name)],
+                        PROBABILITY: [dg.TableColumnDep("customer_features", name) for name in contract.feature_names],
+                    }
+                ),
                 "model_version": champion.version,
                 "high_risk": int(high.sum()),
                 "mean_probability": float(probability.mean()) if len(rows) else 0.0,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+from matplotlib.figure import Figure
 
 from churn_platform.assets.common import WRITES, plot
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
@@ -35,7 +36,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
     )
     def candidate_model(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         import mlflow
 
         version = tables.version("training_set")
@@ -106,7 +107,7 @@ def read_training_set(contract: Contract, tables: TableStore, version: int | Non
         return in_order(contract, con.sql("SELECT * FROM training_set").df())
 
 
-def _figures(contract: Contract, trained: Trained) -> dict[str, plots.Figure]:
+def _figures(contract: Contract, trained: Trained) -> dict[str, Figure]:
     labels = trained.splits.test[LABEL].to_numpy(dtype="float64")
     if not 0 < labels.sum() < len(labels):
         return {}

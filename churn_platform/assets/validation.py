@@ -7,12 +7,13 @@ in this run or a later one, ever meets it. The window's last good version stays.
 from collections.abc import Iterator
 
 import dagster as dg
+from matplotlib.figure import Figure
 
-from churn_platform.assets.common import WRITES, advice, column_schema, partitions, require_window
+from churn_platform.assets.common import WRITES, advice, column_schema, partitions, plot, require_window
 from churn_platform.checks.data_quality import specs
 from churn_platform.contract import Contract
 from churn_platform.engine import connection
-from churn_platform.ml import expectations, validation
+from churn_platform.ml import expectations, plots, validation
 from churn_platform.ml.masking import masked_type
 from churn_platform.resources.storage import TableStore
 
@@ -46,7 +47,7 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
     )
     def validated(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         key = context.partition_key
         require_window(key, tables.windows(raw_name), raw_name)
         with connection(contract.time.timezone) as con:
@@ -74,6 +75,7 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
                     "dagster/column_lineage": lineage,
                     "quarantined_rows": divided.bad,
                     "quarantine_reasons": divided.reasons,
+                    "kept": plot(_kept(name, key, divided)),
                     "great_expectations": dg.MetadataValue.md(verdict.table()),
                     "table_version": version,
                     "path": dg.MetadataValue.path(tables.path(asset_name)),
@@ -82,3 +84,10 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
             )
 
     return validated
+
+
+def _kept(name: str, key: str, divided: validation.Split) -> Figure:
+    """Which share of the rows is good, and which share each reason sent to quarantine."""
+    rows = max(divided.rows, 1)
+    parts = {"good": divided.rows - divided.bad, **divided.reasons}
+    return plots.shares(list(parts), [count / rows for count in parts.values()], f"{name}, {key}", "share of the rows")

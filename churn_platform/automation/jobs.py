@@ -38,7 +38,7 @@ def jobs(contract: Contract) -> Jobs:
             CYCLE,
             selection=dg.AssetSelection.assets(*data, *watch),
             tags=WRITES,
-            description="All that happens when a window has landed: data, features, labels, scores, drift, performance.",
+            description="All that happens when a window has landed, from raw data to scores, drift and performance.",
         ),
         dg.define_asset_job(
             SCORE,

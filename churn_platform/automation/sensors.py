@@ -48,8 +48,8 @@ def _landing(contract: Contract, jobs: Jobs) -> dg.SensorDefinition:
         if run is not None:
             again = "; the schedule daily_cycle tries again every morning" if found.job_name == CYCLE else ""
             return dg.SkipReason(
-                f"window {key} was not finished by run {run.run_id} ({run.status.value}); later windows wait for it. Look "
-                f"at the run, mend the cause and re-execute it{again}."
+                f"window {key} was not finished by run {run.run_id} ({run.status.value}); later windows wait for it. "
+                f"Look at the run, mend the cause and re-execute it{again}."
             )
         return dg.SensorResult(run_requests=[found])
 
@@ -72,9 +72,7 @@ def window_request(
         key, job, reason = unscored, SCORE, "the first champion"
     else:
         return dg.SkipReason("no window has landed that is not processed already")
-    return dg.RunRequest(
-        run_key=f"{key}:{job}", job_name=job, partition_key=key, tags={REASON: reason, WINDOW: key}
-    )
+    return dg.RunRequest(run_key=f"{key}:{job}", job_name=job, partition_key=key, tags={REASON: reason, WINDOW: key})
 
 
 def last_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.DagsterRun | None:
@@ -99,7 +97,7 @@ def _first_model(contract: Contract) -> dg.SensorDefinition:
         name="first_model_sensor",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Trains the first model as soon as enough labels are mature; does nothing once there is a champion.",
+        description="Trains the first model as soon as enough labels are mature; rests once there is a champion.",
     )
     def first_model_sensor(
         context: dg.SensorEvaluationContext,
@@ -126,7 +124,7 @@ def _drift(contract: Contract) -> dg.SensorDefinition:
         name="drift_sensor",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Retrains when the contract's policy finds drift worth it: N of the last M windows, cooldown, budget.",
+        description="Retrains when the policy finds drift worth it: N of the last M windows, cooldown, budget.",
     )
     def drift_sensor(
         context: dg.SensorEvaluationContext,

@@ -22,6 +22,9 @@ def due(
     windows before the first scores, and those that land while there is no champion, are complete when prepared.
 
     Args:
+        contract: says which windows there are.
+        source: says how far the data is complete.
+        tables: say what is done.
         has_champion: whether there is a model that could score.
         anew: count the windows as well that were computed under an earlier state of the contract.
 
@@ -86,9 +89,9 @@ def verdicts(instance: dg.DagsterInstance, asset: str, metadata: str, model: str
             continue
         found.pop(record.partition_key, None)
         about, entry = materialization.metadata.get("model_version"), materialization.metadata.get(metadata)
-        if about is not None and about.value == model and entry is not None:
-            if isinstance(entry.value, bool | int | float):
-                found[record.partition_key] = entry.value
+        value = entry.value if entry is not None else None
+        if about is not None and about.value == model and isinstance(value, bool | int | float):
+            found[record.partition_key] = value
     return found
 
 

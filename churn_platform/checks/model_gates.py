@@ -24,8 +24,8 @@ def checks(contract: Contract) -> list[dg.AssetChecksDefinition]:
     @dg.multi_asset_check(
         name="model_gates",
         specs=[
-            dg.AssetCheckSpec(name, asset="candidate_model", blocking=True, description=name.replace("_", " "))
-            for name in gates.names(contract)
+            dg.AssetCheckSpec(name, asset="candidate_model", blocking=True, description=words)
+            for name, words in gates.descriptions(contract).items()
         ],
     )
     def model_gates(

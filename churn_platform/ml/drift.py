@@ -40,6 +40,7 @@ class ColumnDrift:
 
     @property
     def drifted(self) -> bool:
+        """Whether the distance is larger than the contract allows."""
         return self.score > self.threshold
 
 
@@ -131,13 +132,13 @@ def _prepared(rows: pd.DataFrame, names: list[str], categorical: set[str], limit
     columns: dict[str, Any] = {}
     for name in names:
         if name in categorical:
-            columns[name] = rows[name].astype(object).where(rows[name].notna(), None)
+            columns[name] = rows[name].astype(object).mask(rows[name].isna(), None)
         else:
             columns[name] = pd.to_numeric(rows[name]).astype("float64")
     return pd.DataFrame(columns).reset_index(drop=True)
 
 
-def _distances(
+def _distances(  # noqa: PLR0917
     contract: Contract,
     reference: pd.DataFrame,
     current: pd.DataFrame,
@@ -146,20 +147,30 @@ def _distances(
     page: Path | None,
 ) -> dict[str, float]:
     from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
     from evidently.presets import DataDriftPreset
 
     definition = DataDefinition(
         numerical_columns=[name for name in names if name not in categorical],
         categorical_columns=[name for name in names if name in categorical],
     )
-    preset = DataDriftPreset(
-        columns=names,
-        drift_share=contract.drift.share,
-        per_column_method={name: _how(contract, name)[0] for name in names},
-        per_column_threshold={name: _how(contract, name)[1] for name in names},
-    )
+    # the page's own verdict is to be ours: its share counts the watched features, all else is shown beside it
+    judged = [name for name in names if name in contract.watched_features]
+    shown: list[Any] = [
+        ValueDrift(column=name, method=_how(contract, name)[0], threshold=_how(contract, name)[1])
+        for name in names
+        if name not in judged
+    ]
+    if judged:
+        preset = DataDriftPreset(
+            columns=judged,
+            drift_share=contract.drift.share,
+            per_column_method={name: _how(contract, name)[0] for name in judged},
+            per_column_threshold={name: _how(contract, name)[1] for name in judged},
+        )
+        shown.insert(0, preset)
     with np.errstate(divide="ignore", invalid="ignore"):  # a constant column has no correlations, and needs none
-        snapshot = Report([preset], include_tests=True).run(
+        snapshot = Report(shown, include_tests=True).run(
             Dataset.from_pandas(current[names], data_definition=definition),
             Dataset.from_pandas(reference[names], data_definition=definition),
         )

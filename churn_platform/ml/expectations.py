@@ -42,7 +42,8 @@ class Verdict:
 def suite(contract: Contract, table_name: str) -> ExpectationSuite:
     """The suite: columns as the contract lists them, every row rule, keys, and the number of rows."""
     import great_expectations as gx
-    from great_expectations import expectations as gxe
+
+    gxe: Any = gx.expectations
 
     table = contract.tables.items()[table_name]
     mostly = 1.0 - table.max_quarantined
@@ -85,8 +86,9 @@ def judge(contract: Contract, table_name: str, rows: pd.DataFrame) -> Verdict:
     outcome = batch.validate(suite(contract, table_name))
     results = []
     for result in outcome.results:
-        arguments = result.expectation_config.kwargs
+        config: Any = result.expectation_config
+        arguments = config.kwargs
         column_name = arguments.get("column") or ", ".join(arguments.get("column_list", [])) or "(table)"
         unexpected = int(result.result.get("unexpected_count") or 0) if result.result else 0
-        results.append((result.expectation_config.type, column_name, bool(result.success), unexpected))
+        results.append((config.type, column_name, bool(result.success), unexpected))
     return Verdict(bool(outcome.success), len(frame), results)

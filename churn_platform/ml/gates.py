@@ -22,12 +22,32 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-ALWAYS = ("test_window_is_large_enough", "signature_is_recorded", "beats_the_base_rate", "not_worse_than_the_champion")
+ALWAYS = {
+    "test_window_is_large_enough": "The test window holds enough customers, and enough churners, for a verdict.",
+    "signature_is_recorded": "The model carries the schema of what it takes and what it answers.",
+    "beats_the_base_rate": "The Brier score is significantly better than that of the churn rate, said of everybody.",
+    "not_worse_than_the_champion": "On the same test rows, ROC AUC is not significantly below the champion's.",
+}
+
+
+def descriptions(contract: Contract) -> dict[str, str]:
+    """The gates of a contract, in the order in which they are shown, and what each asks for."""
+    return ALWAYS | {
+        f"{metric}_is_good_enough": f"On the test window, {metric} is {_asked(contract, metric)}, as the contract asks."
+        for metric in contract.metrics_gated
+    }
 
 
 def names(contract: Contract) -> list[str]:
-    """The gates of a contract, in the order in which they are shown."""
-    return [*ALWAYS, *(f"{metric}_is_good_enough" for metric in contract.metrics_gated)]
+    """The names of a contract's gates."""
+    return list(descriptions(contract))
+
+
+def _asked(contract: Contract, metric: str) -> str:
+    least = contract.gates.minimum.get(metric)  # type: ignore[call-overload]
+    most = contract.gates.maximum.get(metric)  # type: ignore[call-overload]
+    words = ([f"at least {least}"] if least is not None else []) + ([f"at most {most}"] if most is not None else [])
+    return " and ".join(words)
 
 
 def fingerprint(contract: Contract) -> str:
@@ -136,21 +156,14 @@ def _thresholds(contract: Contract, evidence: Evidence) -> list[Finding]:
         value = measured[metric]
         least, most = contract.gates.minimum.get(metric), contract.gates.maximum.get(metric)  # type: ignore[call-overload]
         passed = not np.isnan(value) and (least is None or value >= least) and (most is None or value <= most)
-        asked = " and ".join(
-            words
-            for words in (
-                f"at least {least}" if least is not None else "",
-                f"at most {most}" if most is not None else "",
-            )
-            if words
-        )
+        asked = _asked(contract, metric)
         found.append(
             Finding(
                 f"{metric}_is_good_enough",
                 bool(passed),
                 f"{metric} is {value:.4f}; asked for is {asked}",
-                f"The candidate is not promoted. Compare it with earlier runs in MLflow; the bound stands under gates in "
-                f"contract.yaml ({metric}).",
+                f"The candidate is not promoted. Compare it with earlier runs in MLflow; the bound stands under "
+                f"gates in contract.yaml ({metric}).",
                 {
                     "value": value,
                     **({"minimum": least} if least is not None else {}),

@@ -123,7 +123,7 @@ def frame(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
     for name in contract.feature_names:
         if contract.is_categorical(name):
             values = rows[name].astype(object)
-            columns[name] = values.where(values.notna(), None)
+            columns[name] = values.mask(values.isna(), None)
         else:
             columns[name] = pd.to_numeric(rows[name]).astype("float64")
     return pd.DataFrame(columns, index=rows.index)

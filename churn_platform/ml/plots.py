@@ -88,3 +88,51 @@ def performance(windows: list[str], live: list[float], promised: list[float]) ->
     axes.legend()
     axes.tick_params(axis="x", rotation=30)
     return figure
+
+
+def shares(names: list[str], values: list[float], title: str, label: str) -> Figure:
+    """One bar per name, from 0 to 1, in the order given."""
+    figure = Figure(figsize=(7, 0.8 + 0.3 * len(names)))
+    axes = figure.subplots()
+    axes.barh(names[::-1], values[::-1], color=_BLUE)
+    axes.set(xlabel=label, title=title, xlim=(0, max(1.0, *values) if values else 1.0))
+    return figure
+
+
+def rates(times: list[str], rows: list[int], rate: list[float], title: str) -> Figure:
+    """Customers observed as bars and their churn rate as a line, by observation."""
+    figure = Figure(figsize=(7, 3.2))
+    axes = figure.subplots()
+    axes.bar(times, rows, color=_GREY)
+    axes.set(ylabel="customers", title=title)
+    axes.set_xticks(range(0, len(times), max(1, len(times) // 12)))
+    axes.tick_params(axis="x", rotation=30)
+    right = axes.twinx()
+    right.plot(times, rate, marker="o", color=_ORANGE)
+    right.set(ylabel="churn rate", ylim=(0, max([*rate, 0.01]) * 1.2))
+    return figure
+
+
+def histograms(values: dict[str, Array], title: str, columns: int = 4) -> Figure:
+    """A small histogram of each column's known values, cut at the 99th percentile."""
+    rows = -(-max(len(values), 1) // columns)
+    figure = Figure(figsize=(3 * columns, 2.2 * rows), layout="constrained")
+    figure.suptitle(title)
+    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes, (name, column) in zip(grid, values.items(), strict=False):
+        known = column[np.isfinite(column)]
+        axes.set_title(name, fontsize=9)
+        if len(known):
+            axes.hist(np.minimum(known, np.quantile(known, 0.99)), bins=30, color=_BLUE)
+    for axes in grid[len(values) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def promotions(versions: list[str], roc_auc: list[float]) -> Figure:
+    """ROC AUC on its own test window of each version that became champion."""
+    figure = Figure(figsize=(6, 3.2))
+    axes = figure.subplots()
+    axes.plot(versions, roc_auc, marker="o", color=_BLUE)
+    axes.set(xlabel="version", ylabel="ROC AUC on its test window", title="champions so far")
+    return figure

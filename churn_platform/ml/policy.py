@@ -54,7 +54,8 @@ def decide(
     if drop > policy.performance_drop:
         reasons.append(f"live ROC AUC of {newest_measured} fell by {drop:.3f} (more than {policy.performance_drop})")
     if not reasons:
-        return Decision(False, f"{len(alarms)} of the last {len(recent)} windows drifted and performance holds")
+        drifting = f"{len(alarms)} of the last {len(recent)} windows drifted (it takes {policy.drifted_windows})"
+        return Decision(False, f"{drifting} and performance holds")
     return _allowed(contract, windows, retrained, " and ".join(reasons))
 
 

@@ -120,7 +120,7 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
     worst = "; ".join(f"{count:,} x {reason}" for reason, count in reasons)
     few = f"If so few rows are right, lower tables.{table_name}.min_rows in contract.yaml."
     if not divided.rows:
-        few = f"If the history begins later, move time.start; if a window may be empty, set tables.{table_name}.min_rows: 0."
+        few = "If the history begins later, move time.start; where a window may be empty, set min_rows: 0."
     hints = _hints([reason for reason, _ in reasons])
     return [
         Finding(
@@ -135,8 +135,8 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
             share <= table.max_quarantined,
             f"{divided.bad:,} of {divided.rows:,} rows ({share:.2%}) are bad, "
             f"at most {table.max_quarantined:.2%} may be" + (f": {worst}" if worst else ""),
-            f"Correct the source, or what contract.yaml says of tables.{table_name}{hints}; then play or materialize this "
-            f"window again. The table quarantine_{table_name} holds every bad row with its reason.",
+            f"Correct the source, or what contract.yaml says of tables.{table_name}{hints}; then play or "
+            f"materialize this window again. Bad rows stand in the table quarantine_{table_name} with their reasons.",
             {"bad_rows": divided.bad, "share": share, **({"worst": worst} if worst else {})},
         ),
     ]
@@ -168,7 +168,7 @@ def label_finding(con: duckdb.DuckDBPyConnection, contract: Contract, raw: str) 
     spec = given(contract.snapshots).label
     column = given(contract.snapshots).columns[spec.column]
     counted = con.execute(
-        f"SELECT {identifier(spec.column)}, count(*) FROM {identifier(raw)} WHERE {identifier(spec.column)} IS NOT NULL "
+        f"SELECT {identifier(spec.column)} AS value, count(*) FROM {identifier(raw)} WHERE value IS NOT NULL "
         "GROUP BY 1 ORDER BY 2 DESC, 1"
     ).fetchall()
     rows = sum(count for _, count in counted)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from datetime import UTC, datetime
 from functools import cached_property
@@ -32,6 +33,8 @@ def repo_config(contract: Contract, settings: Settings, offline: bool) -> RepoCo
     """Feast's configuration: embedded stores on a laptop, servers where the settings name them.
 
     Args:
+        contract: gives the project its name.
+        settings: say where the stores are.
         offline: whether historical features will be read. The endpoint reads none, and does without the libraries.
     """
     from feast import RepoConfig
@@ -58,8 +61,8 @@ def _import_feast() -> None:
     """
     variables = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
     ours = {name for name in variables if name not in os.environ}
-    import prometheus_client  # noqa: F401
-    import feast  # noqa: F401, I001
+    importlib.import_module("prometheus_client")
+    importlib.import_module("feast")
 
     for name in ours:
         os.environ.pop(name, None)
@@ -75,6 +78,7 @@ class FeatureStore:
 
     @cached_property
     def feast(self) -> Feast:
+        """Feast itself, for what this class does not offer."""
         _import_feast()
         from feast import FeatureStore as Feast
 

@@ -6,23 +6,25 @@ network. Here a table is scanned as an Arrow dataset instead; all else is Feast'
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ibis
 from deltalake import DeltaTable
-from feast.data_source import DataSource
 from feast.infra.offline_stores import ibis as joins
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
-from feast.infra.offline_stores.file_source import FileSource
-from feast.infra.offline_stores.offline_store import RetrievalJob
+
+if TYPE_CHECKING:
+    from feast.infra.offline_stores.file_source import FileSource
+    from feast.infra.offline_stores.offline_store import RetrievalJob
 
 
 class DeltaOfflineStoreConfig(DuckDBOfflineStoreConfig):
+    """Feast finds the configuration of a store by this name."""
+
     type: str = "churn_platform.resources.offline_store.DeltaOfflineStore"
 
 
-def _read(source: DataSource, repo_path: str) -> ibis.Table:
-    assert isinstance(source, FileSource)
+def _read(source: FileSource, _repo_path: str) -> ibis.Table:
     return ibis.memtable(DeltaTable(source.path).to_pyarrow_dataset())
 
 
@@ -30,16 +32,19 @@ _PARTS: dict[str, Any] = {"data_source_reader": _read, "data_source_writer": _wr
 
 
 class DeltaOfflineStore(DuckDBOfflineStore):
-    """See the module's text. Feast calls these with keyword arguments."""
+    """See the module's text. Feast calls these with keyword arguments, which are handed on as they come."""
 
     @staticmethod
-    def pull_latest_from_table_or_query(**arguments: Any) -> RetrievalJob:
+    def pull_latest_from_table_or_query(**arguments: Any) -> RetrievalJob:  # type: ignore[override]
+        """The newest row of each customer in a stretch of time."""
         return joins.pull_latest_from_table_or_query_ibis(**arguments, **_PARTS)
 
     @staticmethod
-    def pull_all_from_table_or_query(**arguments: Any) -> RetrievalJob:
+    def pull_all_from_table_or_query(**arguments: Any) -> RetrievalJob:  # type: ignore[override]
+        """Every row in a stretch of time."""
         return joins.pull_all_from_table_or_query_ibis(**arguments, **_PARTS)
 
     @staticmethod
-    def get_historical_features(**arguments: Any) -> RetrievalJob:
+    def get_historical_features(**arguments: Any) -> RetrievalJob:  # type: ignore[override]
+        """The features of customers as of given times."""
         return joins.get_historical_features_ibis(**arguments, **_PARTS)

@@ -61,6 +61,7 @@ class Tracking:
 
     @cached_property
     def client(self) -> MlflowClient:
+        """MLflow's own client."""
         import mlflow
 
         self.settings.home.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class Tracking:
         import skops.io
         from mlflow.exceptions import MlflowException
         from mlflow.models import ModelSignature, infer_signature
-        from mlflow.types import ColSpec, Schema
+        from mlflow.types import ColSpec, Schema, TensorSpec
 
         unknown = set(skops.io.get_untrusted_types(data=skops.io.dumps(pipeline))) - set(TRUSTED_TYPES)
         if unknown:
@@ -136,7 +137,7 @@ class Tracking:
             )
         example = inputs.head(50)
         # from the contract: what these rows happen to know of every customer may be missing in the next
-        takes = [
+        takes: list[ColSpec | TensorSpec] = [
             ColSpec("string" if self.contract.is_categorical(column) else "double", column, required=False)
             for column in self.contract.feature_names
         ]

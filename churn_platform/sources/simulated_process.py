@@ -162,14 +162,10 @@ class Drift:
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         if self.kind not in get_args(DriftKind):
-            raise ValueError(
-                f"no drift is of the kind {self.kind!r}: use one of {', '.join(get_args(DriftKind))}"
-            )
+            raise ValueError(f"no drift is of the kind {self.kind!r}: use one of {', '.join(get_args(DriftKind))}")
         _refuse_times(at=self.at)
         if not (math.isfinite(self.strength) and self.strength > 0):
-            raise ValueError(
-                f"the strength of a drift is {self.strength}: it must be above 0; for none, leave it out"
-            )
+            raise ValueError(f"the strength of a drift is {self.strength}: it must be above 0; for none, leave it out")
 
 
 @dataclass(frozen=True)
@@ -197,16 +193,12 @@ class Simulation:
         if self.customers < 1:
             raise ValueError(f"customers is {self.customers}: simulate at least one customer")
         if self.chunk_customers < 1:
-            raise ValueError(
-                f"chunk_customers is {self.chunk_customers}: a chunk needs at least one customer"
-            )
+            raise ValueError(f"chunk_customers is {self.chunk_customers}: a chunk needs at least one customer")
         if self.seed < 0:
             raise ValueError(f"the seed is {self.seed}: it must be 0 or above")
         _refuse_times(start=self.start, end=self.end)
         if self.start >= self.end:
-            raise ValueError(
-                f"the simulation ends on {self.end}, not after its start, {self.start}: set a later end"
-            )
+            raise ValueError(f"the simulation ends on {self.end}, not after its start, {self.start}: set a later end")
         for drift in self.drift:
             if drift.at < self.start:
                 raise ValueError(
@@ -290,9 +282,7 @@ def purchases_between(chunk: Chunk, start: datetime, end: datetime) -> pa.Table:
     Raises ValueError for a time without a time zone, and for an end before the start.
     """
     if start.tzinfo is None or end.tzinfo is None:
-        raise ValueError(
-            "a time without a time zone is ambiguous: pass one with tzinfo, such as datetime.UTC"
-        )
+        raise ValueError("a time without a time zone is ambiguous: pass one with tzinfo, such as datetime.UTC")
     if end < start:
         raise ValueError(f"the end, {end}, is before the start, {start}: swap them")
     times = _microseconds(chunk.purchases["purchase_time"])
@@ -317,8 +307,7 @@ def wide_table(
     """
     if horizon_days < 1 or active_within_days < 1:
         raise ValueError(
-            f"horizon_days is {horizon_days} and active_within_days is {active_within_days}: "
-            "both must be at least 1"
+            f"horizon_days is {horizon_days} and active_within_days is {active_within_days}: both must be at least 1"
         )
     if len(set(observation_dates)) < len(observation_dates):
         raise ValueError("an observation date is given twice: give each date once")
@@ -379,9 +368,7 @@ def _histories(simulation: Simulation) -> Iterator[_History]:
             size = min(simulation.chunk_customers, simulation.customers - first)
             (seed,) = root.spawn(1)
             first_number = signups_from // SIGNUP_PERIOD_DAYS * simulation.customers + first + 1
-            yield _history(
-                simulation, index, seed, np.arange(first_number, first_number + size), signups_from
-            )
+            yield _history(simulation, index, seed, np.arange(first_number, first_number + size), signups_from)
             index += 1
         signups_from += SIGNUP_PERIOD_DAYS
 
@@ -451,9 +438,7 @@ def _draw_customers(
     )
 
 
-def _draw_amounts(
-    simulation: Simulation, rng: np.random.Generator, log_amount: Floats, time: Floats
-) -> Floats:
+def _draw_amounts(simulation: Simulation, rng: np.random.Generator, log_amount: Floats, time: Floats) -> Floats:
     log_amount = log_amount + AMOUNT_SPREAD_WITHIN * rng.standard_normal(len(time))
     log_amount += COVARIATE_LOG_AMOUNT * _strength(simulation, "covariate", time)
     return np.maximum(np.round(np.exp(log_amount), 2), 0.01)
@@ -474,9 +459,7 @@ def _repeat_purchases(
         bounds = [month_start, *sorted({day for day in changes if month_start < day < month_end}), month_end]
         # A concept drift changes the rates from its day on. What precedes must stay as it is without it, so
         # the month is drawn whole under the old rates and used up to that day; the rest is drawn afresh.
-        for (begin, until), part_seed in zip(
-            pairwise(bounds), month_seed.spawn(len(bounds) - 1), strict=True
-        ):
+        for (begin, until), part_seed in zip(pairwise(bounds), month_seed.spawn(len(bounds) - 1), strict=True):
             rate, dropout = _behaviour(simulation, customers, begin)
             yield _draw_span(
                 simulation,
@@ -522,9 +505,7 @@ def _draw_span(
     leaves = leave_rng.random(len(owner)) < dropout[owner]
     amount = _draw_amounts(simulation, amount_rng, customers.log_amount[owner], time)
 
-    used = np.flatnonzero(
-        (time < until) & (time > customers.signup[owner]) & (time < customers.leaves_by[owner])
-    )
+    used = np.flatnonzero((time < until) & (time > customers.signup[owner]) & (time < customers.leaves_by[owner]))
     owner, leaves = owner[used], leaves[used]
     # A purchase counts if its customer has not left at an earlier one: if as many departures precede it in
     # the whole array as precede its customer's first purchase.

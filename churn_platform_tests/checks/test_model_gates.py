@@ -133,12 +133,11 @@ def test_a_promotion_that_was_killed_between_alias_and_log_is_completed_by_the_n
     assert shop.check("candidate_model").success
 
     def killed(self, name, *arguments, **options):
-        raise KeyboardInterrupt
+        raise OSError("the machine is gone")
 
     with monkeypatch.context() as patch:
         patch.setattr(TableStore, "write", killed)
-        with pytest.raises(KeyboardInterrupt):
-            shop.materialize("champion")
+        assert not shop.materialize("champion").success
     assert shop.alias() == "2"
     assert [entry["version"] for entry in shop.log()] == ["1"]
     for _ in range(2):

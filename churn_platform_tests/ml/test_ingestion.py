@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -76,6 +77,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("{type: timestamp, nullable: true}", "2024-02-28 25:00", "VARCHAR"),
     ("{type: timestamp, nullable: true}", 1709164800, "BIGINT"),
     ("{type: timestamp, nullable: true, format: '%d/%m/%Y'}", "2024-02-28", "VARCHAR"),
+    ("{type: date, nullable: true, format: '%Y%m%d'}", 20240230, "BIGINT"),
 ]  # fmt: skip
 
 
@@ -339,6 +341,23 @@ def test_a_column_is_found_whatever_its_case() -> None:
     assert typed(changed(PURCHASES), row().rename(columns=str.upper))["client_no"].tolist() == ["c"]
 
 
+@pytest.mark.parametrize(
+    ("mark", "shown"), [(";", '";"'), ("  ", '"whitespace"'), (",", '","'), ("\t", '"\\t"'), ("|", '"|"')]
+)
+def test_a_line_that_was_read_as_one_column_asks_for_the_delimiter(mark: str, shown: str) -> None:
+    frame = pd.DataFrame({mark.join(row().columns): ["c"]})
+    with pytest.raises(
+        SourceError, match=rf"read as one column. Set tables.transactions.delimiter .* {re.escape(shown)}"
+    ):
+        typed(changed(PURCHASES), frame)
+
+
+def test_a_first_line_of_values_asks_for_the_header() -> None:
+    frame = row().rename(columns={"bought_at": "2024-01-05", "paid": "2.50"})
+    with pytest.raises(SourceError, match=r"tables.transactions.header to false"):
+        typed(changed(PURCHASES), frame)
+
+
 def test_missing_columns_are_all_listed_with_what_is_there_and_what_was_meant() -> None:
     frame = row().rename(columns={"client_no": "Client_Nr", "paid": "zzz"})
     with pytest.raises(SourceError) as caught:
@@ -367,10 +386,21 @@ def test_the_newest_time_is_not_one_in_the_future() -> None:
             ]
         )
         assert ingestion.newest_time(con, contract, "transactions", landed(con, frame)) == instant("2024-03-05T10:00")
-        assert (
-            ingestion.newest_time(con, contract, "transactions", landed(con, row(bought_at="rubbish"), view="none"))
-            is None
-        )
+        assert ingestion.newest_time(con, contract, "transactions", landed(con, frame[:0], view="none")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("31/01/2024", r"bought_at: none of its 1 times can be read, such as '31/01/2024'.*format"),
+        (None, "none of its 1 times can be read. Name"),
+        ("2999-01-01", "lie in the future"),
+    ],
+)
+def test_times_that_nobody_can_read_are_no_empty_source(text: str | None, words: str) -> None:
+    contract = changed(PURCHASES)
+    with engine(contract) as con, pytest.raises(SourceError, match=words):
+        ingestion.newest_time(con, contract, "transactions", landed(con, row(bought_at=text).astype(object)))
 
 
 def test_no_issue_is_made_of_good_rows() -> None:

@@ -76,7 +76,7 @@ def test_whether_a_split_is_possible_can_be_asked_beforehand() -> None:
 
 
 def test_too_few_windows_are_counted() -> None:
-    with pytest.raises(NotEnoughDataError, match=r"labels of 3 windows.*asks for 4"):
+    with pytest.raises(NotEnoughDataError, match=r"3 windows are labelled.*asks for 4"):
         split(spec(min_windows=4), labelled(3, 28))
 
 
@@ -128,6 +128,12 @@ def test_one_date_alone_is_split_by_customer_always_alike() -> None:
     assert [round(len(name) / 2_000, 1) for name in names] == [0.6, 0.2, 0.2]
     again = split(WITHOUT_DATES, rows.sample(frac=1, random_state=1))
     assert set(again.test["member"]) == names[2]
+
+
+def test_a_table_with_dates_waits_for_its_windows_however_few_are_labelled_yet() -> None:
+    with pytest.raises(NotEnoughDataError, match=r"only 2024-02 is labelled.*asks for 4.*`observed_at`"):
+        split(changed(WIDE), members(2_000))
+    assert "asks for 4" in why_not(changed(WIDE), members(1))
 
 
 def test_three_customers_are_too_few() -> None:

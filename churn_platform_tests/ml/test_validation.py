@@ -260,3 +260,24 @@ def test_a_sample_is_the_same_at_every_run() -> None:
             assert len(validation.sample(con, "many", ["n"], 6000)) == 5000
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == 100
+
+
+def test_an_empty_window_is_told_what_it_may_mean() -> None:
+    assert "move time.start" in findings(0, 0)["has_enough_rows"].remedy
+
+
+def test_the_remedy_names_what_in_the_contract_may_be_wrong() -> None:
+    assert "(`min` and `max` bound the values)" in findings(10, 2)["bad_rows_are_few"].remedy
+
+
+@pytest.mark.parametrize(
+    ("labels", "passed"),
+    [(["Yes", "No"], True), (["No", "No"], False), (["Yes", "Yes"], False), (["yes", "No"], False), ([], True)],
+)
+def test_a_label_of_one_kind_only_is_noticed(labels: list[str], passed: bool) -> None:
+    contract = changed(WIDE)
+    with engine(contract) as con:
+        found = validation.label_finding(con, contract, landed(con, pd.DataFrame({"left": labels}, dtype="str")))
+    assert found.passed == passed
+    if "yes" in labels:
+        assert found.words == "0 of 2 labelled rows have left = 'Yes'; the column holds 'No' (1 rows), 'yes' (1 rows)"

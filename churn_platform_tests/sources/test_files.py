@@ -70,6 +70,51 @@ def test_a_csv_is_read_whatever_its_delimiter(tmp_path: Path, delimiter: str, gi
     assert rows["_issues"].isna().all()
 
 
+def test_columns_may_stand_apart_by_any_number_of_spaces(tmp_path: Path) -> None:
+    lines = HEADER.replace(",", "  ") + "  c1 r1   2024-01-05\t2.50  north  \n\nc2    r2 2024-01-06 3 a b\n"
+    (tmp_path / "purchases.csv").write_text(lines)
+    rows = read(of((PATH, f"{PATH}\n    delimiter: whitespace"), ("paid: {", "paid: {nullable: true, ")), tmp_path)
+    assert rows["paid"].tolist()[0] == 2.5
+    assert rows["shop"].tolist()[0] == "north"
+    assert rows["client_no"].isna().tolist() == [False, True], "a line with a field too many is not guessed at"
+
+
+@pytest.mark.parametrize("delimiter", [",", "whitespace"])
+def test_without_a_header_columns_are_counted(tmp_path: Path, delimiter: str) -> None:
+    line = "c1,r1,2024-01-05,2.50,north\n"
+    (tmp_path / "purchases.csv").write_text((line if delimiter == "," else line.replace(",", "  ")) * 3)
+    names = ["client_no", "receipt", "bought_at", "paid", "shop"]
+    moved = [(f"{name}: {{", f"{name}: {{from: column{place}, ") for place, name in enumerate(names)]
+    contract = of((PATH, f'{PATH}\n    header: false\n    delimiter: "{delimiter}"'), *moved)
+    rows = read(contract, tmp_path)
+    assert rows["client_no"].tolist() == ["c1"] * 3
+    assert rows["paid"].tolist() == [2.5] * 3
+
+
+def test_the_first_quoted_field_may_stand_anywhere(tmp_path: Path) -> None:
+    many = "".join(f"c{place},r{place},2024-01-05,1,north\n" for place in range(30_000))
+    (tmp_path / "purchases.csv").write_text(HEADER + many + 'c1,r1,2024-01-06,1,"south, west\n""east"""\n')
+    rows = read(of(), tmp_path)
+    assert len(rows) == 30_001
+    assert rows["shop"].tolist()[-1] == 'south, west\n"east"'
+
+
+def test_files_that_are_written_in_different_ways_are_read_together(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text((HEADER + LINE).replace(",", ";"))
+    (tmp_path / "b.csv").write_text(HEADER + LINE.replace("north", '"a, b"'))
+    assert sorted(read(of((PATH, 'path: "*.csv"')), tmp_path)["shop"]) == ["a, b", "north"]
+
+
+def test_how_a_file_is_written_is_found_out_anew_when_it_changes(tmp_path: Path) -> None:
+    source = FilesSource(of(), tmp_path)
+    for mark in (",", ";"):
+        (tmp_path / "purchases.csv").write_text((HEADER + LINE).replace(",", mark))
+        os.utime(tmp_path / "purchases.csv", ns=(ord(mark), ord(mark)))
+        with engine(source.contract) as con:
+            view = source.rows(con, "transactions", all_windows(source.contract)[0])
+            assert con.sql(f"SELECT paid FROM {view}").fetchall() == [("2.50",)]
+
+
 def test_quoted_fields_may_hold_delimiters_quotes_and_line_ends(tmp_path: Path) -> None:
     (tmp_path / "purchases.csv").write_text(HEADER + LINE + 'c2,"r;2",2024-01-06,1,"The ""Corner"", shop\nsouth"\n')
     assert read(of(), tmp_path)["shop"].tolist() == ["north", 'The "Corner", shop\nsouth']
@@ -255,9 +300,10 @@ def test_the_watermark_is_never_in_the_future(tmp_path: Path) -> None:
     assert (watermark(future, tmp_path) or now) <= datetime.now(UTC)
 
 
-def test_without_a_readable_time_there_is_no_watermark(tmp_path: Path) -> None:
-    (tmp_path / "purchases.csv").write_text(HEADER + LINE.replace("2024-01-05 10:00", "soon"))
-    assert watermark(of(), tmp_path) is None
+def test_times_that_nobody_can_read_are_no_empty_source(tmp_path: Path) -> None:
+    (tmp_path / "purchases.csv").write_text(HEADER + LINE.replace("2024-01-05 10:00", "31/01/2024"))
+    with pytest.raises(SourceError, match=r"bought_at: none of its 1 times can be read, such as '31/01/2024'"):
+        watermark(of(), tmp_path)
 
 
 def test_complete_until_is_taken_at_its_word(tmp_path: Path) -> None:

@@ -39,9 +39,7 @@ def customers_of(wanted: Simulation) -> pd.DataFrame:
 
 
 def purchases_of(wanted: Simulation, before: date | None = None) -> pd.DataFrame:
-    purchases = pd.concat(
-        [chunk.purchases.to_pandas() for chunk in process.simulate(wanted)], ignore_index=True
-    )
+    purchases = pd.concat([chunk.purchases.to_pandas() for chunk in process.simulate(wanted)], ignore_index=True)
     if before is not None:
         purchases = purchases[purchases["purchase_time"] < instant(before)]
     return purchases.reset_index(drop=True)
@@ -54,8 +52,7 @@ def test_the_same_simulation_gives_the_same_chunks() -> None:
     first, second = (list(process.simulate(simulation())) for _ in range(2))
     assert len(first) == 2
     assert all(
-        a.customers.equals(b.customers) and a.purchases.equals(b.purchases)
-        for a, b in zip(first, second, strict=True)
+        a.customers.equals(b.customers) and a.purchases.equals(b.purchases) for a, b in zip(first, second, strict=True)
     )
 
 
@@ -74,17 +71,14 @@ def test_extending_the_end_changes_nothing_before_it(earlier_end: date) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "before", [(), (Drift("concept", date(2023, 10, 5)), Drift("label", date(2023, 8, 3)))]
-)
+@pytest.mark.parametrize("before", [(), (Drift("concept", date(2023, 10, 5)), Drift("label", date(2023, 8, 3)))])
 def test_drift_leaves_the_past_untouched(kind: DriftKind, before: tuple[Drift, ...]) -> None:
     plain = simulation(*before)
     drifted = simulation(Drift(kind, DRIFT_AT), *before)
     pd.testing.assert_frame_equal(purchases_of(drifted, DRIFT_AT), purchases_of(plain, DRIFT_AT))
     assert not purchases_of(drifted).equals(purchases_of(plain))
     expected, customers = (
-        table[table["signup_time"] < instant(DRIFT_AT)]
-        for table in (customers_of(plain), customers_of(drifted))
+        table[table["signup_time"] < instant(DRIFT_AT)] for table in (customers_of(plain), customers_of(drifted))
     )
     pd.testing.assert_frame_equal(customers, expected)
 
@@ -139,8 +133,7 @@ def test_december_is_high_and_summer_is_low() -> None:
     time = purchases.loc[purchases["customer_id"].duplicated(), "purchase_time"]  # sign-ups have no season
     months = [(2023, 5, 31), (2023, 7, 31), (2023, 9, 30), (2023, 11, 30), (2023, 12, 31), (2024, 1, 31)]
     per_day = {
-        (year, month): ((time.dt.year == year) & (time.dt.month == month)).sum() / days
-        for year, month, days in months
+        (year, month): ((time.dt.year == year) & (time.dt.month == month)).sum() / days for year, month, days in months
     }
     # Customers become more month by month; the mean of a month before and one after cancels that.
     around_july = (per_day[2023, 5] + per_day[2023, 9]) / 2
@@ -191,9 +184,7 @@ def test_repeat_purchases_have_the_mean_and_the_zero_share_of_the_paper(weeks: i
     # Fader, Hardie and Lee (2005), equations 8 (for x = 0) and 9.
     shrink = (alpha / (alpha + weeks)) ** r
     expected_zeros = shrink
-    expected_mean = (
-        (a + b - 1) / (a - 1) * (1 - shrink * hypergeometric(r, b, a + b - 1, weeks / (alpha + weeks)))
-    )
+    expected_mean = (a + b - 1) / (a - 1) * (1 - shrink * hypergeometric(r, b, a + b - 1, weeks / (alpha + weeks)))
     error = counts.std() / len(counts) ** 0.5
     assert abs(counts.mean() - expected_mean) < 4 * error
     assert abs((counts == 0).mean() - expected_zeros) < 4 * (shrink / len(counts)) ** 0.5
@@ -224,9 +215,7 @@ def test_the_wide_table_uses_only_what_was_known_on_its_date() -> None:
             later = own["purchase_time"].between(now, now + timedelta(days=28), inclusive="left")
             assert row["total_purchases"] == len(past)
             assert row["avg_purchase_amount"] == pytest.approx(past["amount"].mean())
-            assert row["tenure_months"] == pytest.approx(
-                (now - customer.signup_time).total_seconds() / 2629800
-            )
+            assert row["tenure_months"] == pytest.approx((now - customer.signup_time).total_seconds() / 2629800)
             assert row["target"] == int(not later.any())
             assert (row["age"], row["customer_segment"]) == (customer.age, customer.customer_segment)
     assert eligible == len(rows) > 100
@@ -311,9 +300,7 @@ def test_churn_is_neither_rare_nor_common_and_can_be_predicted(
 def test_without_drift_amounts_and_the_mix_stay_as_they_are(tables: dict[str, pd.DataFrame]) -> None:
     table = tables["none"]
     earlier = table[table["event_timestamp"] == instant(TRAINING_DAYS[2])]
-    assert later(table)["avg_purchase_amount"].mean() == pytest.approx(
-        earlier["avg_purchase_amount"].mean(), rel=0.05
-    )
+    assert later(table)["avg_purchase_amount"].mean() == pytest.approx(earlier["avg_purchase_amount"].mean(), rel=0.05)
     assert later(table)["age"].mean() == pytest.approx(earlier["age"].mean(), abs=2)
 
 
@@ -328,9 +315,7 @@ def test_covariate_drift_moves_the_features_and_keeps_the_relation_to_churn(
     assert drifted["target"].mean() == pytest.approx(plain["target"].mean(), abs=0.03)
     assert auc(model, drifted) == pytest.approx(auc(model, plain), abs=0.02)
     # The model that was trained before still says how many churn, amounts apart, which it must not lean on.
-    assert model.predict_proba(inputs(drifted))[:, 1].mean() == pytest.approx(
-        drifted["target"].mean(), abs=0.04
-    )
+    assert model.predict_proba(inputs(drifted))[:, 1].mean() == pytest.approx(drifted["target"].mean(), abs=0.04)
 
 
 def test_covariate_drift_changes_only_the_amounts_of_existing_customers() -> None:
@@ -338,9 +323,7 @@ def test_covariate_drift_changes_only_the_amounts_of_existing_customers() -> Non
     customers = customers_of(simulation())
     existing = customers.loc[customers["signup_time"] < instant(DRIFT_AT), "customer_id"]
     plain, drifted = (p[p["customer_id"].isin(existing)].reset_index(drop=True) for p in (plain, drifted))
-    pd.testing.assert_frame_equal(
-        plain[["customer_id", "purchase_time"]], drifted[["customer_id", "purchase_time"]]
-    )
+    pd.testing.assert_frame_equal(plain[["customer_id", "purchase_time"]], drifted[["customer_id", "purchase_time"]])
     factor = np.where(plain["purchase_time"] >= instant(DRIFT_AT), np.exp(0.25), 1.0)
     np.testing.assert_allclose(drifted["amount"], plain["amount"] * factor, atol=0.02)
 
@@ -353,12 +336,8 @@ def test_concept_drift_turns_the_relation_around_and_keeps_who_signs_up(
     assert np.corrcoef(drifted["age"], drifted["target"])[0, 1] > 0.05
     churn = drifted.groupby("customer_segment")["target"].mean()
     assert churn["premium"] > churn["standard"]
-    pd.testing.assert_frame_equal(
-        customers_of(simulation()), customers_of(simulation(Drift("concept", DRIFT_AT)))
-    )
-    assert drifted["avg_purchase_amount"].mean() == pytest.approx(
-        plain["avg_purchase_amount"].mean(), rel=0.05
-    )
+    pd.testing.assert_frame_equal(customers_of(simulation()), customers_of(simulation(Drift("concept", DRIFT_AT))))
+    assert drifted["avg_purchase_amount"].mean() == pytest.approx(plain["avg_purchase_amount"].mean(), rel=0.05)
 
 
 def test_concept_drift_hardly_moves_the_churn_rate_at_first() -> None:
@@ -376,19 +355,12 @@ def test_label_drift_raises_churn_for_everybody_and_keeps_the_ranking(
     rise = drifted["target"].mean() - plain["target"].mean()
     assert rise > 0.1
     for column in ("customer_segment", "older"):
-        rises = [
-            table.assign(older=table["age"] > 45).groupby(column)["target"].mean()
-            for table in (plain, drifted)
-        ]
+        rises = [table.assign(older=table["age"] > 45).groupby(column)["target"].mean() for table in (plain, drifted)]
         assert ((rises[1] - rises[0]) > 0.5 * rise).all()
     assert auc(model, drifted) == pytest.approx(auc(model, plain), abs=0.04)
     assert drifted["age"].mean() == pytest.approx(plain["age"].mean(), abs=1)
-    assert drifted["avg_purchase_amount"].mean() == pytest.approx(
-        plain["avg_purchase_amount"].mean(), rel=0.05
-    )
-    pd.testing.assert_frame_equal(
-        customers_of(simulation()), customers_of(simulation(Drift("label", DRIFT_AT)))
-    )
+    assert drifted["avg_purchase_amount"].mean() == pytest.approx(plain["avg_purchase_amount"].mean(), rel=0.05)
+    pd.testing.assert_frame_equal(customers_of(simulation()), customers_of(simulation(Drift("label", DRIFT_AT))))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -450,9 +422,7 @@ def test_a_drift_that_makes_no_sense_is_refused(arguments: tuple[Any, ...], mess
         ([date(2023, 5, 1)], {"horizon_days": 0}, "at least 1"),
     ],
 )
-def test_an_observation_that_cannot_be_made_is_refused(
-    days: list[date], options: dict[str, int], message: str
-) -> None:
+def test_an_observation_that_cannot_be_made_is_refused(days: list[date], options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         process.wide_table(simulation(customers=10), days, **options)
 

@@ -1,0 +1,46 @@
+"""A contract read back in words reads well."""
+
+from __future__ import annotations
+
+import pytest
+
+from churn_platform.explain import explain
+from churn_platform_tests.worlds import PURCHASES, WIDE, changed
+
+UNDATED = changed(WIDE, ("time: as_of", "observed_at: 2024-03-15"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "paid: float, always there, from 0\n",
+        "spent_90d (number): sum of paid, in the last 90 days",
+        "shops_90d (number): number of different values of shop, in the last 90 days",
+        "visits_30d (number): number of purchases, in the last 30 days",
+        "refused with no good row, or with more than 5.0% bad rows",
+        "tested on the newest labelled window, validated on the one before",
+        "Retraining: when the newest window drifted",
+        "at least 1 window apart, at most 4 times in 12 windows",
+    ],
+)
+def test_purchases_are_explained(words: str) -> None:
+    assert words in explain(changed(PURCHASES))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plan (category): the column plan, as it stood then",
+        "Churn: left is 'Yes' ('No': stayed); known 30 days after the date of all rows, 2024-03-15.",
+        "trained on 60% of the customers, validated on 20% and tested on 20%",
+    ],
+)
+def test_a_table_without_dates_is_explained(words: str) -> None:
+    assert words in explain(UNDATED)
+
+
+def test_what_a_team_did_to_its_customers_is_no_purchase() -> None:
+    contacts = "  contacts: {path: c.csv, customer: who, time: at, columns: {who: {type: string}, at: {type: date}}}\n"
+    counted = "    mails_90d: {kind: count, table: contacts, window_days: 90}\n"
+    contract = changed(PURCHASES, ("features:\n", f"{contacts}features:\n"), ("label:", f"{counted}label:"))
+    assert "mails_90d (number): number of contacts, in the last 90 days (from contacts)" in explain(contract)
