@@ -213,7 +213,7 @@ class Tracking:
     def usable_champion(self) -> ModelVersion | None:
         """The champion, if there is one and it reads the features that the contract describes, else None."""
         version = self.version_of(CHAMPION)
-        if version is None or json.loads(version.tags["features"]) != self.contract.feature_names:
+        if version is None or json.loads(version.tags.get("features", "null")) != self.contract.feature_names:
             return None
         return version
 
