@@ -99,6 +99,8 @@ class Player:
     def _first_model(self, newest: str) -> None:
         if state.lacking_labels(self.contract, self.tables):
             return
+        if state.refused_already(self.contract, self.tables, self.tracking):
+            return
         if self._run(RETRAIN, newest, "there is no champion yet", "[model]", partitioned=False).succeeded:
             self._first_scores()
 

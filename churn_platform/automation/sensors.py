@@ -106,7 +106,7 @@ def _first_model(contract: Contract) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         if tracking.usable_champion() is not None:
             return dg.SkipReason("there is a champion")
-        lacking = state.lacking_labels(contract, tables)
+        lacking = state.lacking_labels(contract, tables) or state.refused_already(contract, tables, tracking)
         if lacking:
             return dg.SkipReason(lacking)
         run = retrain_under_way(context.instance)

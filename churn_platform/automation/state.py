@@ -1,6 +1,7 @@
 """What sensors and schedules look at: which windows are due, and what the monitoring assets said of past ones."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import dagster as dg
 
@@ -8,7 +9,7 @@ from churn_platform.assets.features import LOG as STORE_LOG
 from churn_platform.contract import MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import Tracking
+from churn_platform.resources.tracking import CHALLENGER, Tracking
 from churn_platform.sources import Source
 from churn_platform.windows import Window, windows
 
@@ -132,6 +133,19 @@ def lacking_labels(contract: Contract, tables: TableStore) -> str:
         return "no label is mature yet"
     from churn_platform.ml.splits import why_not
 
-    for name in (SNAPSHOT_TIME, MATURED_AT):
-        observations[name] = observations[name].dt.tz_convert("UTC")
     return why_not(contract, observations)
+
+
+def refused_already(contract: Contract, tables: TableStore, tracking: Tracking) -> str:
+    """Why another candidate would be the last one over again: same contract, same labels; empty if it would not."""
+    last = tracking.version_of(CHALLENGER)
+    if last is None or last.tags["contract"] != contract.fingerprint:
+        return ""
+    if all(tracking.verdicts(last).values()):  # not judged yet, or a run that was killed before it promoted
+        return ""
+    with connection() as con:
+        tables.read(con, "churn_labels")
+        (newest,) = con.execute(f"SELECT max({MATURED_AT}) FROM churn_labels").fetchall()[0]
+    if newest > datetime.fromisoformat(last.tags["labels_known_until"]):
+        return ""
+    return f"version {last.version} was not promoted, and no label has matured since it was trained"

@@ -76,16 +76,20 @@ def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: 
     matured = f"timezone({zone}, timezone({zone}, {time}) + INTERVAL {table.label.matures_after_days} DAY)"
     value = identifier(table.label.column)
     positive = literal(label_value(table.columns[table.label.column], table.label.positive))
-    # A dated row lands in the window [start, end) that holds its date, so what matures at once matures in that one. A
-    # table without dates lands whole with every window: its own copy is read, and its one date may be a window's end.
+    # A dated row lands in the window [start, end) that holds its date, so what matures at once matures in that one.
+    # The rows of a window come out together, when the last of them is mature: a model judged on some of them would be
+    # judged on those that happened to be early. A table without dates lands whole with every window: its own copy is
+    # read, and its one date may be a window's end.
     start, end = _instant(window.start), _instant(window.end)
-    within = f"{matured} >= {start} AND {matured} < {end}"
+    together = f"max({matured}) OVER (PARTITION BY _window)"
+    within, released = "true", f"{together} >= {start} AND {together} < {end}"
     if table.time is None:
-        within = f"_window = {literal(window.key)} AND {matured} > {start} AND {matured} <= {end}"
+        within, released = f"_window = {literal(window.key)}", f"{together} > {start} AND {together} <= {end}"
     return con.sql(
         f"SELECT {identifier(table.customer)} AS {identifier(contract.customer.name)}, "
         f"{time} AS {SNAPSHOT_TIME}, CAST({value} = {positive} AS BIGINT) AS {LABEL}, "
-        f"{matured} AS {MATURED_AT} FROM validated_snapshots WHERE {value} IS NOT NULL AND {within} ORDER BY 2, 1"
+        f"{matured} AS {MATURED_AT} FROM validated_snapshots WHERE {value} IS NOT NULL AND {within} "
+        f"QUALIFY {released} ORDER BY 2, 1"
     )
 
 

@@ -165,6 +165,7 @@ class Tracking:
             tags={
                 **tags,
                 "features": json.dumps(self.contract.feature_names),
+                "contract": self.contract.fingerprint,
                 "features_version": str(self.contract.features.version),
                 "threshold": str(self.contract.model.threshold),
                 "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),

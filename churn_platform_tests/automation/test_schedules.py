@@ -33,7 +33,10 @@ def tick(shop, name: str, instance, source=None):
     resources = {"source": source or shop.source, "tables": shop.tables, "tracking": shop.tracking}
     schedule = shop.definitions.resolve_schedule_def(name)
     context = dg.build_schedule_context(
-        instance=instance, scheduled_execution_time=MORNING, resources={k: resources[k] for k in schedule.required_resource_keys}
+        instance=instance,
+        scheduled_execution_time=MORNING,
+        resources={name: resources[name] for name in schedule.required_resource_keys},
+        repository_def=shop.definitions.get_repository_def(),
     )
     return schedule.evaluate_tick(context)
 

@@ -83,7 +83,12 @@ class Tick:
     def __init__(self, shop, name: str, instance, cursor: str | None = None, source=None):
         resources = {"source": source or shop.source, "tables": shop.tables, "tracking": shop.tracking}
         needed = shop.definitions.resolve_sensor_def(name)
-        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources)
+        context = dg.build_sensor_context(
+            instance=instance,
+            cursor=cursor,
+            resources=resources,
+            repository_def=shop.definitions.get_repository_def(),
+        )
         data = needed.evaluate_tick(context)
         self.requests = data.run_requests or []
         self.skipped = data.skip_message or ""
@@ -151,7 +156,7 @@ def test_a_first_champion_that_has_not_scored_yet_scores_the_newest_window(shop,
     assert Tick(shop, "landing_sensor", instance).asked == [(SCORE, JUNE)]
 
 
-@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.QUEUED])
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
 def test_while_a_window_is_processed_nothing_more_is_asked_for(new_shop, instance, status):
     new_shop.land(date(2023, 3, 1))
     run = create_run_for_test(instance, job_name=PREPARE, status=status, tags={WINDOW: WINDOWS[0]})
@@ -243,7 +248,8 @@ def test_drift_asks_for_a_retrain_and_says_why(shop, instance):
     tick = Tick(shop, "drift_sensor", instance)
     assert tick.asked == [(None, None)]
     assert tick.requests[0].run_key == f"retrain:{JUNE}"
-    assert tick.requests[0].tags == {REASON: f"1 of the last 1 windows drifted ({JUNE})", WINDOW: JUNE}
+    assert tick.requests[0].tags[REASON] == f"1 of the last 1 windows drifted ({JUNE})"
+    assert tick.requests[0].tags[WINDOW] == JUNE
     assert tick.cursor == JUNE
 
 
@@ -357,7 +363,7 @@ def test_drift_and_performance_together_ask_for_one_retrain(shop, instance):
     report(instance, JUNE, 0.2, asset="model_performance")
     asked = Tick(shop, "drift_sensor", instance).requests
     assert len(asked) == 1
-    create_run_for_test(instance, job_name=RETRAIN, status=dg.DagsterRunStatus.QUEUED, tags=asked[0].tags)
+    create_run_for_test(instance, job_name=RETRAIN, status=dg.DagsterRunStatus.STARTING, tags=asked[0].tags)
     assert Tick(shop, "performance_sensor", instance).asked == []
 
 
