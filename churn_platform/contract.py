@@ -368,7 +368,7 @@ class Serving(_Strict):
     """The endpoint's own words."""
 
     customer_field: str = Field(
-        "user_id", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="what requests and responses call the customer"
+        "user_id", pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", description="what requests and responses call the customer"
     )
 
 

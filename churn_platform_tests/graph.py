@@ -95,6 +95,7 @@ tables:
     path: members.csv
     customer: member_id
     time: as_of
+    min_rows: 50
     max_quarantined: 0.1
     label: {column: left, positive: "Yes", negative: "No", matures_after_days: 5}
     columns:
@@ -249,9 +250,7 @@ def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
 
 def materialized(result: dg.ExecuteInProcessResult) -> list[str]:
     """The assets that a run materialized."""
-    return [
-        event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key
-    ]
+    return [event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key]
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:

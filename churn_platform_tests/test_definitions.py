@@ -58,7 +58,9 @@ def test_the_jobs_are_what_they_were(definitions, snapshot):
             layer = job.asset_layer
             told[job.name] = {
                 "assets": sorted(key.to_user_string() for key in layer.executable_asset_keys),
-                "checks": sorted(f"{check.asset_key.to_user_string()}: {check.name}" for check in layer.asset_check_keys),
+                "checks": sorted(
+                    f"{check.asset_key.to_user_string()}: {check.name}" for check in layer.asset_graph.asset_check_keys
+                ),
                 "partitions": partitions(job.partitions_def),
                 "tags": dict(job.run_tags),
             }

@@ -105,11 +105,8 @@ def spoilt(kind: str, month: pd.DataFrame) -> pd.DataFrame:
         ("a missing column", None, "visits: the source has no 'visits'"),
     ],
 )
-def test_a_bad_window_is_not_published_and_passes_once_the_source_is_corrected(
-    january, tmp_path, monkeypatch, kind, check, words
-):
-    more = ("max_quarantined: 0.1", "max_quarantined: 0.1\n    min_rows: 50")
-    gym = january.copy(tmp_path / "strict", more).use(monkeypatch)
+def test_a_bad_window_is_not_published_and_passes_once_the_source_is_corrected(january, kind, check, words):
+    gym = january
     before = {name: gym.rows(name) for name in ("validated_snapshots", "customer_features", "churn_labels")}
 
     export(gym, {MONTHS[0]: spoilt(kind, members(MONTHS[0]))})
@@ -303,7 +300,8 @@ def test_performance_is_measured_on_labels_that_the_model_had_not_seen(shop):
     assert len(measured) == 2
     assert (measured["snapshot_time"] >= known_until).all()
     for _, row in measured.iterrows():
-        labels = shop.rows("churn_labels").query("snapshot_time == @row.snapshot_time")
+        labels = shop.rows("churn_labels")
+        labels = labels[labels["snapshot_time"] == row["snapshot_time"]]
         assert row["rows"] == len(labels)
         assert row["churn_rate"] == labels["churned"].mean()
 
@@ -356,8 +354,8 @@ def test_a_wide_table_goes_all_the_way_from_a_csv_to_scores_drift_and_performanc
     assert len(measured) == 1  # the rows of a month have times of their own, and are judged together
     assert measured["rows"].item() > 10
     known_until = pd.Timestamp(gym.tracking.version("1").tags["labels_known_until"])
-    seen = gym.rows("churn_labels", MONTHS[3]).query("snapshot_time < @known_until")
-    assert measured["rows"].item() == len(gym.rows("churn_labels", MONTHS[3])) - len(seen)
+    labels = gym.rows("churn_labels", MONTHS[3])
+    assert measured["rows"].item() == (labels["snapshot_time"] >= known_until).sum()
     assert graph.metadata(last, "drift_report")["drifted"] is False
     assert gym.store.online([0])[0]["plan"] in ("basic", "gold")
 

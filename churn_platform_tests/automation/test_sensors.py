@@ -167,9 +167,7 @@ def test_while_a_window_is_processed_nothing_more_is_asked_for(new_shop, instanc
 
 def test_a_window_that_failed_is_explained_and_holds_up_the_later_ones(new_shop, instance):
     new_shop.land(date(2023, 3, 1))
-    run = create_run_for_test(
-        instance, job_name=PREPARE, status=dg.DagsterRunStatus.FAILURE, tags={WINDOW: WINDOWS[0]}
-    )
+    run = create_run_for_test(instance, job_name=PREPARE, status=dg.DagsterRunStatus.FAILURE, tags={WINDOW: WINDOWS[0]})
     tick = Tick(new_shop, "landing_sensor", instance)
     assert tick.asked == []
     assert f"window {WINDOWS[0]} was not finished by run {run.run_id} (FAILURE)" in tick.skipped

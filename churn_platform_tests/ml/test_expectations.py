@@ -75,7 +75,9 @@ def as_stored(contract, frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[s
             "returned::BOOLEAN AS returned FROM given"
         )
         broken = {
-            (rule.expectation, rule.column): con.execute(f"SELECT count(*) FROM t WHERE NOT ({rule.good})").fetchall()[0][0]
+            (rule.expectation, rule.column): con.execute(f"SELECT count(*) FROM t WHERE NOT ({rule.good})").fetchall()[
+                0
+            ][0]
             for rule in row_rules(contract.tables.items()["transactions"])
         }
         return con.sql("SELECT * FROM t").df(), broken
@@ -160,7 +162,9 @@ def test_other_columns_than_the_contracts_do_not_pass(change):
     assert "expect_table_columns_to_match_set" in verdict.failures
 
 
-@pytest.mark.parametrize(("unique", "passes"), [("[receipt]", False), ("[client_no, receipt]", False), ("[client_no, day]", True)])
+@pytest.mark.parametrize(
+    ("unique", "passes"), [("[receipt]", False), ("[client_no, receipt]", False), ("[client_no, day]", True)]
+)
 def test_a_key_that_appears_twice_does_not_pass(unique, passes):
     contract = contract_with(("order: receipt\n", f"order: receipt\n    max_quarantined: 0\n    unique: {unique}\n"))
     frame, _ = as_stored(contract, rows(1, 50, bad=0))

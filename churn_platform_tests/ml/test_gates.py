@@ -53,7 +53,9 @@ def test_a_good_model_passes_every_gate():
 
 
 def test_verdicts_come_in_the_order_of_the_names():
-    everything = contract_with("gates: {minimum: {recall_macro: 0.1, roc_auc: 0.1}, maximum: {brier: 0.9, roc_auc: 1.0}}")
+    everything = contract_with(
+        "gates: {minimum: {recall_macro: 0.1, roc_auc: 0.1}, maximum: {brier: 0.9, roc_auc: 1.0}}"
+    )
     wanted = [*gates.ALWAYS, "recall_macro_is_good_enough", "roc_auc_is_good_enough", "brier_is_good_enough"]
     assert gates.names(everything) == wanted
     for case in (evidence(), evidence(labels=np.ones(1000)), evidence(candidate=np.full(1000, np.nan))):
@@ -92,7 +94,9 @@ def test_an_empty_test_window_passes_no_gate_but_the_signature():
     assert failed(gates.judge(CONTRACT, nothing)) == [name for name in gates.names(CONTRACT) if name != SIGNATURE]
 
 
-@pytest.mark.parametrize(("rows", "churners", "enough"), [(49, 20, False), (50, 9, False), (50, 10, True), (50, 50, False)])
+@pytest.mark.parametrize(
+    ("rows", "churners", "enough"), [(49, 20, False), (50, 9, False), (50, 10, True), (50, 50, False)]
+)
 def test_a_verdict_on_too_few_customers_or_churners_is_refused(rows, churners, enough):
     labels = np.r_[np.ones(churners), np.zeros(rows - churners)]
     case = evidence(rows, labels=labels, candidate=np.where(labels > 0, 0.9, 0.1))

@@ -72,7 +72,9 @@ def test_rows_that_lack_features_are_refused_and_all_of_them_named():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_parameter_that_the_family_does_not_have_is_refused_by_name_with_those_that_it_has(family):
     contract = contract_of(family, "{learning_speed: 0.1}")
-    with pytest.raises(models.ModelError, match=rf"{family} has no parameter learning_speed \(model\.params .*It has: "):
+    with pytest.raises(
+        models.ModelError, match=rf"{family} has no parameter learning_speed \(model\.params .*It has: "
+    ):
         models.pipeline(contract)
 
 

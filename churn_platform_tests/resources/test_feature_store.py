@@ -51,7 +51,9 @@ def asked(seed: int, rows: int = 300) -> pd.DataFrame:
     found = pd.DataFrame(
         {
             "buyer": [f"c{n}" for n in random.integers(0, 50, rows)],
-            "event_timestamp": pd.Series(random.choice(np.array(times, dtype=object), rows), dtype="datetime64[us, UTC]"),
+            "event_timestamp": pd.Series(
+                random.choice(np.array(times, dtype=object), rows), dtype="datetime64[us, UTC]"
+            ),
             "churned": random.integers(0, 2, rows),
         }
     )
@@ -67,7 +69,8 @@ def test_values_equal_a_hand_written_as_of_join(shop, seed):
     con.register("entities", entities.assign(place=range(len(entities))))
     con.register("features", features)
     chosen = ", ".join(
-        f"CASE WHEN f.snapshot_time >= e.event_timestamp - INTERVAL {TTL} DAY THEN f.{name} END AS {name}" for name in names
+        f"CASE WHEN f.snapshot_time >= e.event_timestamp - INTERVAL {TTL} DAY THEN f.{name} END AS {name}"
+        for name in names
     )
     wanted = con.sql(
         f"SELECT e.buyer, e.event_timestamp, e.churned, {chosen} FROM entities e ASOF LEFT JOIN features f "
