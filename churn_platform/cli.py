@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import shlex
 import sys
 import time
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -30,13 +32,29 @@ contract_app = typer.Typer(no_args_is_help=True, help="Check and explain contrac
 app.add_typer(contract_app, name="contract")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command; an error that a user can cause is a message, not a traceback."""
+    code: int | str | None = 0
     try:
         app()
     except (ContractError, SettingsError, SourceError, local.LocalError) as error:
         typer.secho(str(error), fg="red", err=True)
-        sys.exit(2)
+        code = 2
+    except SystemExit as leaving:  # how typer ends, also when all went well
+        code = leaving.code
+    _leave(code if isinstance(code, int) else int(code is not None))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process once its work is done, without taking the native libraries down one by one.
+
+    DuckDB, Arrow and delta-rs keep threads of their own; when the interpreter unloads them, one was seen to abort the
+    process ("terminate called without an active exception", exit code -6) after everything had succeeded.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001 (what Python itself would run next)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contract_app.command("check")

@@ -317,7 +317,7 @@ def _master(text: str, play: bool) -> Platform:
     folder = Path(tempfile.mkdtemp(prefix="churn-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
-        found = make(folder, text).use(patch)
+        found = empty(folder, text).use(patch)
         found.land(found.contract.source.present)  # type: ignore[union-attr]
         if play:
             said: list[str] = []
@@ -330,6 +330,21 @@ def _master(text: str, play: bool) -> Platform:
 def played() -> Platform:
     """SIMULATED, played. For looking at only: a test that changes something takes a `copy`."""
     return _master(SIMULATED, play=True)
+
+
+def empty(folder: Path, text: str = SIMULATED) -> Platform:
+    """A platform in a folder with nothing landed; its MLflow database is there already, which takes seconds to make."""
+    found = make(folder, text)
+    shutil.copy(_database(), found.home / "mlflow.db")
+    return found
+
+
+@cache
+def _database() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="churn-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    assert make(folder).tracking.versions() == []
+    return folder / "home" / "mlflow.db"
 
 
 def landed() -> Platform:

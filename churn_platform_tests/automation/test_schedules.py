@@ -95,11 +95,5 @@ def test_the_calendar_keeps_to_cooldown_and_budget(shop):
 
 
 def test_the_calendar_does_not_retrain_where_there_is_no_data(tmp_path, monkeypatch):
-    empty = graph.make(tmp_path).use(monkeypatch)
+    empty = graph.empty(tmp_path).use(monkeypatch)
     assert tick(empty, "monthly_retrain").skip_message == "there is no window yet"
-
-
-def test_a_window_that_the_daemon_carries_through_is_due_no_more(shop):
-    shop.land(date(2023, 8, 1))
-    assert shop.run(CYCLE, JULY).success
-    assert tick(shop, "daily_cycle").run_requests == []

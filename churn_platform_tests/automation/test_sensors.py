@@ -52,7 +52,7 @@ def processed(shop, *windows: str, watched: bool = False) -> None:
 def _template(tmp_path_factory):
     """Six windows that have landed and are processed; version 1, trained as of March, is champion."""
     with pytest.MonkeyPatch.context() as patch:
-        found = graph.make(tmp_path_factory.mktemp("sensors")).use(patch)
+        found = graph.empty(tmp_path_factory.mktemp("sensors")).use(patch)
         found.land(date(2023, 7, 1))
         processed(found, *WINDOWS)
         registered(found, WINDOWS[2])
@@ -68,7 +68,7 @@ def shop(_template, tmp_path, monkeypatch):
 @pytest.fixture
 def new_shop(tmp_path, monkeypatch):
     """Nothing has landed; there is no model."""
-    return graph.make(tmp_path).use(monkeypatch)
+    return graph.empty(tmp_path).use(monkeypatch)
 
 
 @pytest.fixture
@@ -178,9 +178,11 @@ def test_a_window_that_failed_is_explained_and_holds_up_the_later_ones(new_shop,
 def test_a_retrain_that_is_about_the_same_window_does_not_hide_the_windows_own_run(shop, instance):
     processed(shop, MAY, watched=True)
     shop.tables.write("churn_scores", rows(x=1), JUNE)
-    for job in (CYCLE, RETRAIN):
-        create_run_for_test(instance, job_name=job, status=dg.DagsterRunStatus.STARTED, tags={WINDOW: JUNE})
-    assert Tick(shop, "landing_sensor", instance).asked == []
+    own = create_run_for_test(instance, job_name=CYCLE, status=dg.DagsterRunStatus.FAILURE, tags={WINDOW: JUNE})
+    create_run_for_test(instance, job_name=RETRAIN, status=dg.DagsterRunStatus.STARTED, tags={WINDOW: JUNE})
+    tick = Tick(shop, "landing_sensor", instance)
+    assert tick.asked == []
+    assert f"was not finished by run {own.run_id} (FAILURE)" in tick.skipped
 
 
 def test_a_source_that_cannot_be_read_is_a_reason_to_wait_and_no_crash(new_shop, instance):

@@ -156,7 +156,7 @@ def test_the_verdicts_are_kept_with_the_version_that_they_are_about(shop):
 
 
 def test_without_a_challenger_there_is_nothing_to_judge_and_nothing_to_promote(tmp_path, monkeypatch):
-    empty = graph.make(tmp_path).use(monkeypatch)
+    empty = graph.empty(tmp_path).use(monkeypatch)
     for result in (empty.check("candidate_model"), empty.materialize("champion")):
         assert not result.success
         assert "there is no challenger" in graph.why(result)

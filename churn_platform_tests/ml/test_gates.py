@@ -66,6 +66,14 @@ def test_answering_the_base_rate_for_everybody_is_refused():
     assert BASE in failed(gates.judge(CONTRACT, evidence(candidate=np.full(1000, 0.3))))
 
 
+def test_a_gain_over_the_base_rate_that_may_be_chance_is_refused():
+    labels = evidence(120).labels
+    noisy = np.clip(0.3 + 0.05 * labels + np.random.default_rng(3).normal(0, 0.1, 120), 0, 1)
+    verdict = gates.judge(CONTRACT, evidence(120, labels=labels, candidate=noisy, train_rate=labels.mean()))[2]
+    assert verdict.metadata["gain"] > 0 > verdict.metadata["low"]
+    assert not verdict.passed
+
+
 def test_random_scores_are_refused():
     assert set(failed(gates.judge(CONTRACT, evidence(candidate=noise())))) == {BASE, "roc_auc_is_good_enough"}
 

@@ -97,7 +97,9 @@ def test_too_few_windows_are_refused():
         training.train(CONTRACT, graph.labelled(months=2))
 
 
-@pytest.mark.parametrize("family", ["gradient_boosting", "random_forest"])
+@pytest.mark.parametrize(
+    "family", ["gradient_boosting, params: {max_iter: 10}", "random_forest, params: {n_estimators: 10}"]
+)
 def test_a_feature_that_is_not_known_yet_does_not_stop_training(family):
     contract = changed(graph.SIMULATED, ("family: logistic_regression", f"family: {family}"))
     found = training.train(contract, graph.labelled(100, 3).assign(gap_90d=np.nan, segment=None))

@@ -22,7 +22,7 @@ from churn_platform_tests import graph
 @pytest.fixture(scope="module")
 def _template(tmp_path_factory):
     """A home whose MLflow database is there already: to make one takes seconds."""
-    found = graph.make(tmp_path_factory.mktemp("tracking"))
+    found = graph.empty(tmp_path_factory.mktemp("tracking"))
     assert found.tracking.experiment_id
     return found
 
