@@ -68,8 +68,10 @@ def test_answering_the_base_rate_for_everybody_is_refused():
 
 def test_a_gain_over_the_base_rate_that_may_be_chance_is_refused():
     labels = evidence(120).labels
-    noisy = np.clip(0.3 + 0.05 * labels + np.random.default_rng(3).normal(0, 0.1, 120), 0, 1)
-    verdict = gates.judge(CONTRACT, evidence(120, labels=labels, candidate=noisy, train_rate=labels.mean()))[2]
+    rate = labels.mean()
+    noisy = rate + 0.05 * (labels - rate) + np.random.default_rng(3).normal(0, 0.08, 120)
+    case = evidence(120, labels=labels, candidate=np.clip(noisy, 0, 1), train_rate=rate)
+    verdict = gates.judge(CONTRACT, case)[2]
     assert verdict.metadata["gain"] > 0 > verdict.metadata["low"]
     assert not verdict.passed
 
