@@ -115,7 +115,7 @@ def up() -> None:
     began = time.monotonic()
     settings, contract = _environment()
     typer.echo(f"contract {contract.name} ({settings.contract}), home {settings.home}")
-    if contract.source.kind in ("complete_journey", "simulated"):
+    if contract.is_demonstration:
         land(history=True)
     played = _play(contract, settings)
     for service in local.services(settings):
@@ -135,7 +135,7 @@ def up() -> None:
     typer.echo(f"  Endpoint  {serving.url}/predict\n")
     typer.echo(f"  {_call(contract, serving.url, _some_customer(contract, settings))}\n")
     more = "what lands where the contract points is processed by itself"
-    if contract.source.kind in ("complete_journey", "simulated"):
+    if contract.is_demonstration:
         more = "`make next-month` lands more data"
     typer.echo(f"up in {time.monotonic() - began:.0f} s; {more}; `make down` stops.")
 
@@ -197,20 +197,14 @@ def _play(contract: Contract, settings: Settings, anew: bool = False) -> bool:
     return catch_up(contract, settings, typer.echo, anew)
 
 
-def _champion(contract: Contract, settings: Settings) -> str | None:
-    from churn_platform.resources.tracking import Tracking
-
-    version = Tracking(contract, settings).usable_champion()
-    return None if version is None else str(version.version)
-
-
 def _why_no_champion(contract: Contract, settings: Settings) -> str:
     """Why no model serves, and what to do; empty where one does."""
-    if _champion(contract, settings) is not None:
-        return ""
     from churn_platform.automation.state import lacking_labels
     from churn_platform.resources.storage import TableStore
+    from churn_platform.resources.tracking import Tracking
 
+    if Tracking(contract, settings).usable_champion() is not None:
+        return ""
     lacking = lacking_labels(contract, TableStore(settings.tables_of(contract)))
     if lacking:
         return f"There is no champion yet: {lacking}"

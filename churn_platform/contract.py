@@ -404,6 +404,11 @@ class Contract(_Strict):
         return "snapshots" if self.tables.snapshots else "transactions"
 
     @property
+    def is_demonstration(self) -> bool:
+        """Whether the data is landed by `churn land`, as opposed to a team's own, which lands by itself."""
+        return isinstance(self.source, CompleteJourney | Simulated)
+
+    @property
     def zone(self) -> ZoneInfo:
         """The contract's time zone."""
         return ZoneInfo(self.time.timezone)

@@ -33,8 +33,8 @@ def look(contract: Contract, settings: Settings) -> str:
     with connection(contract.time.timezone) as con:
         watermark = source.watermark(con)
         if watermark is None:
-            landing = contract.source.kind in ("complete_journey", "simulated")
-            return "The source holds no data yet" + (" (`churn land --history` lands some)." if landing else ".")
+            hint = " (`churn land --history` lands some)." if contract.is_demonstration else "."
+            return f"The source holds no data yet{hint}"
         complete = f"complete until {watermark.astimezone(contract.zone):%Y-%m-%d %H:%M %Z}"
         found = list(windows(contract, watermark))
         if not found:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from churn_platform.contract import Contract
 from churn_platform.engine import identifier
 from churn_platform.ml.features import AT_RISK
-from churn_platform.windows import windows
+from churn_platform.windows import window, windows
 
 # Every run that writes carries this tag; dagster.yaml lets one of them run at a time.
 WRITES = {"churn/writes": "yes"}
@@ -58,8 +58,6 @@ def needed_history(contract: Contract, key: str, there: list[str], table: str) -
     Raises:
         dagster.Failure: one of them is missing: what is computed without it would be silently wrong.
     """
-    from churn_platform.windows import window
-
     wanted = [earlier.key for earlier in windows(contract, window(contract, key).end)]
     missing = sorted(set(wanted) - set(there))
     if missing:
