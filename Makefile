@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 export CHURN_HOME ?= $(CURDIR)/.churn
 
 .DEFAULT_GOAL := help
-.PHONY: help up down next-month status test lint format clean lock check
+.PHONY: help up down next-month status test fuzz crash bench-data lint format clean lock check
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,17 @@ check: $(VENV)/.installed ## read contract.yaml back in words, or say what is wr
 
 test: $(VENV)/.installed ## all tests
 	@$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.installed ## spoil the input in every way that we know, many times over
+	@CHURN_FUZZ=200 $(BIN)/python -m pytest churn_platform_tests/test_corruptions.py
+
+crash: $(VENV)/.installed ## kill the platform at 100 random moments, and compare with an undisturbed run
+	@CHURN_CRASH_KILLS=100 $(BIN)/python -m pytest --timeout 3600 churn_platform_tests/test_crashes.py
+
+# BENCH=--short for a quick look, or other options of benchmarks/data.py
+BENCH ?= --with-1e8
+bench-data: $(VENV)/.installed ## the data plane against the specification's own way, up to 1e8 purchases
+	@$(BIN)/python -m benchmarks.data $(BENCH)
 
 lint: $(VENV)/.installed ## style, types and definitions
 	@$(BIN)/ruff format --check .

@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 contract_app = typer.Typer(no_args_is_help=True, help="Check and explain contract.yaml.")
 app.add_typer(contract_app, name="contract")
+quarantine_app = typer.Typer(help="What is in quarantine and why; take it in again once the cause is mended.")
+app.add_typer(quarantine_app, name="quarantine")
 
 
 def main() -> NoReturn:
@@ -150,6 +152,80 @@ def down() -> None:
 
 
 @app.command()
+def erase(
+    customer: Annotated[str, typer.Argument(help="the id as the source writes it; - reads it from standard input")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    by: Annotated[str, typer.Option(help="who asked for it, for the log; default: the user of this computer")] = "",
+    wait: Annotated[float, typer.Option(help="seconds to wait for runs that write")] = 600.0,
+) -> None:
+    """Remove a customer from everything that the platform keeps, and keep them out. It cannot be undone."""
+    settings, contract = _environment()
+    if customer == "-":
+        customer = sys.stdin.readline().strip()
+    if not yes:
+        typer.confirm("Remove this customer from every table, its older versions and the online store?", abort=True)
+    from dagster import DagsterInstance
+
+    from churn_platform.automation.alone import alone
+    from churn_platform.erasure import UnknownCustomerError
+    from churn_platform.erasure import erase as remove
+
+    try:
+        with DagsterInstance.get() as instance:
+            report = alone(
+                instance, "erasure", lambda: remove(contract, settings, customer, by, typer.echo), wait, typer.echo
+            )
+    except UnknownCustomerError as error:
+        typer.secho(str(error), fg="yellow", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(report.words())
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and remove nothing")] = False,
+    wait: Annotated[float, typer.Option(help="seconds to wait for runs that write")] = 600.0,
+) -> None:
+    """Remove old table versions by policy, and what killed processes left behind."""
+    settings, contract = _environment()
+    from dagster import DagsterInstance
+
+    from churn_platform import maintenance
+    from churn_platform.automation.alone import alone
+
+    def work() -> None:
+        maintenance.prune(contract, settings, typer.echo, dry_run)
+
+    if dry_run:
+        work()
+        return
+    with DagsterInstance.get() as instance:
+        alone(instance, "prune_by_hand", work, wait, typer.echo)
+
+
+@app.command()
+def reproduce(
+    version: Annotated[str | None, typer.Argument(help="the model's version; default: the champion")] = None,
+) -> None:
+    """Compute a model anew from what was recorded of it, and say whether it comes out the same."""
+    settings, contract = _environment()
+    from churn_platform.reproduce import ReproductionError
+    from churn_platform.reproduce import reproduce as compute
+    from churn_platform.resources.tracking import RegistryError
+
+    began = time.monotonic()
+    try:
+        findings = compute(contract, settings, version, typer.echo)
+    except (RegistryError, ReproductionError) as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from None
+    if not all(finding.same for finding in findings):
+        typer.secho("not reproduced: what differs stands above", fg="red", err=True)
+        raise typer.Exit(1)
+    typer.secho(f"reproduced in {time.monotonic() - began:.0f} s", fg="green")
+
+
+@app.command()
 def status() -> None:
     """What runs, which windows are processed, and which model is champion."""
     settings, contract = _environment()
@@ -167,6 +243,43 @@ def status() -> None:
     why = _why_no_champion(contract, settings)
     if why:
         typer.secho(why, fg="yellow")
+
+
+@quarantine_app.callback(invoke_without_command=True)
+def quarantine(context: typer.Context) -> None:
+    """How many rows of which table and window are in quarantine, for which reasons."""
+    if context.invoked_subcommand is None:
+        settings, contract = _environment()
+        from churn_platform.quarantine import held, words
+        from churn_platform.resources.storage import TableStore
+
+        typer.echo(words(held(contract, TableStore(settings.tables_of(contract)))))
+
+
+@quarantine_app.command("replay")
+def quarantine_replay(
+    table: Annotated[str | None, typer.Option(help="only this table, e.g. transactions")] = None,
+    window: Annotated[str | None, typer.Option(help="only this window, e.g. 2024-01-01")] = None,
+) -> None:
+    """Take the windows with quarantined rows in again from the source, and then whatever depends on them."""
+    settings, contract = _environment()
+    if table is not None and table not in contract.tables.items():
+        raise typer.BadParameter(f"the contract has no table {table!r}; it has: {', '.join(contract.tables.items())}.")
+    from churn_platform.quarantine import held, replay
+    from churn_platform.resources.storage import TableStore
+
+    found = held(contract, TableStore(settings.tables_of(contract)), table, window)
+    if not found:
+        typer.echo("Nothing is in quarantine there.")
+        return
+    import dagster as dg
+
+    from churn_platform.play import Player
+
+    with dg.DagsterInstance.get() as instance:
+        if not replay(Player(contract, settings, instance, typer.echo), settings, found):
+            typer.secho("A window failed (see above). Mend it and replay again.", fg="yellow", err=True)
+            raise typer.Exit(1)
 
 
 # ------------------------------------------------------------------------------------------------------- helpers

@@ -95,6 +95,9 @@ class Postgres(_Strict):
         description="the environment variable that holds the URL",
     )
     complete_until: date | None = None
+    look_back_windows: int = Field(
+        3, ge=0, le=1000, description="how many of the newest windows are looked at again for late rows; 0: none"
+    )
 
 
 Source = Annotated[CompleteJourney | Simulated | Files | Postgres, Field(discriminator="kind")]
@@ -147,11 +150,42 @@ class Table(_Strict):
     max_quarantined: float = Field(
         0.05, ge=0, le=1, description="a window with a larger share of bad rows is refused whole"
     )
+    max_rows: int | None = Field(None, ge=1, description="the most rows that a window may have")
+    min_volume: float | None = Field(
+        None, ge=0, le=1, description="a window needs this part of the smallest of the windows before it"
+    )
+    max_volume: float | None = Field(
+        None, ge=1, description="a window may have this many times the rows of the largest of the windows before it"
+    )
+    min_overlap: float | None = Field(
+        None, ge=0, le=1, description="the share of customers that a window and those right before it have in common"
+    )
+    max_repeated: float | None = Field(
+        None, ge=0, le=1, description="the share of rows that may stand there twice, equal in every column"
+    )
+    max_silence_days: float | None = Field(
+        None, gt=0, description="the longest time without a row before the end of a window"
+    )
 
     @property
     def time_column(self) -> str | None:
         """The column that says when a row's event was, if the table has one."""
         return getattr(self, "time", None)
+
+    @property
+    def arrived_column(self) -> str | None:
+        """The column that says when a row became known, if the table has one."""
+        return getattr(self, "arrived", None)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether every window brings all customers again, so that one window can be compared with the next."""
+        return isinstance(self, Customers) and self.time is None
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether windows have about as many rows as those before: people sign up, and are contacted, in bursts."""
+        return not isinstance(self, Customers | Contacts) or self.is_list
 
     @cached_property
     def kept(self) -> dict[str, Column]:
@@ -163,6 +197,7 @@ class Transactions(Table):
     """One row a purchase, or a line of one; `order` names what holds the lines of a purchase together."""
 
     time: str
+    arrived: str | None = Field(None, description="when a row became known; it belongs to the window of that time")
     amount: str
     order: str | None = None
 
@@ -171,12 +206,14 @@ class Contacts(Table):
     """One row each time that a customer was contacted: campaigns, offers, calls."""
 
     time: str
+    arrived: str | None = None
 
 
 class Customers(Table):
     """What is known of a customer. With `time`, a row holds from then on; without, each window lands them all."""
 
     time: str | None = None
+    arrived: str | None = None
 
 
 class SnapshotLabel(_Strict):
@@ -788,7 +825,7 @@ class _Contradictions:
         """Every role names a column that can play it."""
         for name, table in self.contract.tables.items().items():
             at = ("tables", name)
-            for role in ("customer", "time", "amount", "order"):
+            for role in ("customer", "time", "arrived", "amount", "order"):
                 column = getattr(table, role, None)
                 if column is not None:
                     self._role(table, (*at, role), column)
@@ -797,10 +834,13 @@ class _Contradictions:
             customer = table.columns.get(table.customer)
             if customer is not None:
                 self._customer(customer, (*at, "columns", table.customer))
-            for role in ("time", "amount", "order"):
+            for role in ("time", "arrived", "amount", "order"):
                 column_name = getattr(table, role, None)
                 if column_name in table.columns:
                     self._played(role, table.columns[column_name], (*at, "columns", column_name))
+            if table.arrived_column is not None and table.time_column is None:
+                what = "a table without `time` lands whole with every window, whenever its rows arrived."
+                self.say((*at, "arrived"), what, "Give `time` as well, or remove this.")
             self._columns(table, at)
 
     def _customer(self, column: Column, path: tuple[str | int, ...]) -> None:
@@ -817,13 +857,13 @@ class _Contradictions:
             self.say((*path, "pii"), "a customer cannot be bucketed.", "Use `pii: hash`.")
 
     def _played(self, role: str, column: Column, path: tuple[str | int, ...]) -> None:
-        if role == "time" and column.type not in ("timestamp", "date"):
-            self.say((*path, "type"), f"the time column is a {column.type}.", "Use timestamp or date.")
+        if role in ("time", "arrived") and column.type not in ("timestamp", "date"):
+            self.say((*path, "type"), f"the {role} column is a {column.type}.", "Use timestamp or date.")
         if role == "amount" and not column.numeric:
             self.say((*path, "type"), f"the amount is a {column.type}.", "Use float or integer.")
-        if role in ("time", "order") and column.nullable:
+        if role in ("time", "arrived", "order") and column.nullable:
             self.say((*path, "nullable"), f"the {role} column cannot be nullable.", "Remove `nullable`.")
-        if role in ("time", "amount") and column.pii == "hash":
+        if role in ("time", "arrived", "amount") and column.pii == "hash":
             what = f"the {role} cannot be hashed: nothing could be computed of it."
             self.say((*path, "pii"), what, "Remove `pii`.")
 
@@ -941,6 +981,15 @@ class _Contradictions:
         if observed is not None and (observed <= time.start or (time.end is not None and observed > time.end)):
             what = f"{observed} lies outside the windows that `time` describes."
             self.say(("tables", "snapshots", "observed_at"), what, "Move time.start before it and time.end after.")
+
+    def check_bounds_of_windows(self) -> None:
+        for name, table in self.contract.tables.items().items():
+            at = ("tables", name)
+            if table.max_rows is not None and table.max_rows < table.min_rows:
+                what = f"max_rows {table.max_rows} is less than min_rows {table.min_rows}."
+                self.say((*at, "max_rows"), what, "Swap or correct them.")
+            if table.max_silence_days is not None and table.time_column is None:
+                self.say((*at, "max_silence_days"), "this table has no time column.", "Remove it, or name its `time`.")
 
     def check_label(self) -> None:
         snapshots = self.contract.tables.snapshots

@@ -4,6 +4,7 @@ import dagster as dg
 
 from churn_platform import settings as environment
 from churn_platform.assets import assets
+from churn_platform.automation import upkeep
 from churn_platform.automation.jobs import jobs
 from churn_platform.automation.schedules import schedules
 from churn_platform.automation.sensors import sensors
@@ -33,8 +34,8 @@ def build(contract: Contract, settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=assets(contract),
         asset_checks=[*feature_parity.checks(contract), *model_gates.checks(contract)],
-        jobs=known_jobs,
-        schedules=schedules(contract),
+        jobs=[*known_jobs, upkeep.prune(contract)],
+        schedules=[*schedules(contract), upkeep.weekly_prune(contract)],
         sensors=sensors(contract, known_jobs),
         resources=resources(contract, settings),
         # Steps share one process: each would spend many times its own work on imports otherwise.

@@ -6,6 +6,7 @@ table means.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from contextlib import contextmanager
@@ -34,6 +35,18 @@ def connection(time_zone: str = "UTC") -> Iterator[duckdb.DuckDBPyConnection]:
         con.execute(f"SET TimeZone = {literal(time_zone)}")
         con.execute("SET enable_progress_bar = false")
         yield con
+
+
+def digest(rows: duckdb.DuckDBPyRelation) -> str:
+    """Sixteen hex digits that say whether two relations hold the same rows, in whatever order."""
+    columns = ", ".join(map(identifier, rows.columns))
+    counted = rows.aggregate(f"count(*), sum(CAST(hash({columns}) AS HUGEINT))").fetchall()[0]
+    return short_hash(rows.columns, *counted)
+
+
+def short_hash(*parts: object) -> str:
+    """Sixteen hex digits of whatever can be written."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def identifier(name: str) -> str:

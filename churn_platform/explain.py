@@ -43,9 +43,23 @@ def _tables(contract: Contract) -> list[str]:
         once = f"; {', '.join(table.unique)} may appear once only" if table.unique else ""
         lines.append(
             f"    a window of it is refused with {_fewer(table.min_rows)}more than {table.max_quarantined:.1%} "
-            f"bad rows{once}"
+            f"bad rows{once}{_compared(table)}"
         )
     return [*lines, ""]
+
+
+def _compared(table: Table) -> str:
+    """What else refuses a window, where the contract says so itself."""
+    said = {
+        "max_rows": "more than {:,} good rows",
+        "min_volume": "less than {:.0%} of the smallest of the windows before",
+        "max_volume": "more than {:g} times the largest of the windows before",
+        "min_overlap": "less than {:.0%} of its customers in common with the windows before",
+        "max_repeated": "more than {:.0%} of the rows equal to another",
+        "max_silence_days": "no row in its last {:g} days",
+    }
+    words = [text.format(getattr(table, key)) for key, text in said.items() if getattr(table, key) is not None]
+    return f"; or with {', or with '.join(words)}" if words else ""
 
 
 def _fewer(rows: int) -> str:
@@ -60,7 +74,7 @@ def _count(number: int, what: str) -> str:
 
 def _roles(table: Table) -> str:
     words = ""
-    for role in ("time", "amount", "order"):
+    for role in ("time", "arrived", "amount", "order"):
         column = getattr(table, role, None)
         if column:
             words += f", {role} in {column}"

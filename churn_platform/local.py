@@ -102,7 +102,7 @@ def start(service: Service, settings: Settings, contract: Contract) -> bool:
             service.command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
     _STARTED.append(process)
-    record = {"pid": process.pid, "started": _started(process.pid), "contract": contract.fingerprint}
+    record = {"pid": process.pid, "started": started(process.pid), "contract": contract.fingerprint}
     _pidfile(service.name, settings).write_text(json.dumps(record))
     return True
 
@@ -161,7 +161,7 @@ def _record(name: str, settings: Settings) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(_pidfile(name, settings).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return record if _started(int(record["pid"])) == record["started"] else None
+    return record if started(int(record["pid"])) == record["started"] else None
 
 
 def follow(settings: Settings, say: Callable[[str], None]) -> None:
@@ -183,7 +183,7 @@ def _log(service: Service, settings: Settings) -> Path:
     return settings.home / "logs" / f"{service.name}.log"
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """When a process began, in the kernel's clock ticks; None where it does not run (a zombie does not)."""
     try:
         with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from churn_platform.assets.feature_store import MORE_WINDOWS
 from churn_platform.automation import state
-from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, SCORE
-from churn_platform.automation.sensors import REASON, WINDOW
+from churn_platform.automation.alone import process
+from churn_platform.automation.jobs import RETRAIN, SCORE
+from churn_platform.automation.sensors import REASON, WINDOW, request
 from churn_platform.definitions import build, resources
 from churn_platform.ml import policy
+from churn_platform.windows import window as window_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from churn_platform.contract import Contract
     from churn_platform.resources.storage import TableStore
@@ -69,28 +72,49 @@ class Player:
         A window that fails stops the play: later windows are computed from it. A candidate that its gates refuse does
         not: that is an answer, and more labels may change it.
         """
-        due = state.due(self.contract, self.source, self.tables, self._champion() is not None, anew)
         outdated = [] if anew else state.outdated(self.contract, self.tables)
         if outdated:
             self.say(
                 f"{len(outdated)} windows were computed under an earlier state of the contract and stay as they are; "
                 "`churn play --anew` computes them again"
             )
-        self.say(f"{len(due)} windows to process" if due else "every window that has landed is processed already")
-        for position, window in enumerate(due):
-            job = PREPARE if self._champion() is None else CYCLE
-            place = f"[{position + 1}/{len(due)}]"
-            if not self._run(job, window.key, f"window {window.key} has landed", place).succeeded:
+        seen = state.look(self.contract, self.source, thorough=True)
+        done: list[state.Work] = []
+        while due := state.due(self.contract, seen, self.tables, self._champion() is not None, anew):
+            if not done:
+                self.say(f"{len(due)} windows to process")
+            work = due[0]
+            if work in done:
+                self.say(f"window {work.window.key} was processed and is due again: something changes it meanwhile")
                 return False
-            if job == CYCLE:
-                self._retrain_if_worth_it(window.key)
-            else:
-                self._first_model(window.key)
-        if not due and self._champion() is None:  # a play that was killed before its first model
+            done.append(work)
+            if not self._process(work, f"[{len(done)}/{len(done) + len(due) - 1}]", last=len(due) == 1):
+                self._bring_online()
+                return False
+        if not done:
+            self.say("every window that has landed is processed already")
+        self._bring_online()
+        if not done and self._champion() is None:  # a play that was killed before its first model
             self._first_model(max(self.tables.windows("customer_features"), default=""))
         elif self._champion() is not None:  # or right after it
             self._first_scores()
         return True
+
+    def _process(self, work: state.Work, place: str, last: bool) -> bool:
+        """Run what is due, and what follows from it; returns whether it succeeded."""
+        has_champion = self._champion() is not None
+        if not self.run(work, place, {} if last else {MORE_WINDOWS: "yes"}).succeeded:
+            return False
+        if not has_champion:
+            self._first_model(work.window.key)
+        elif not work.assets:
+            self._retrain_if_worth_it(work.window.key)
+        return True
+
+    def _bring_online(self) -> None:
+        behind = state.not_online(self.tables)
+        if behind is not None:
+            self.run(state.online_work(self.contract, behind), "[online]")
 
     def _champion(self) -> str | None:
         version = self.tracking.usable_champion()
@@ -101,13 +125,13 @@ class Player:
             return
         if state.refused_already(self.contract, self.tables, self.tracking):
             return
-        if self._run(RETRAIN, newest, "there is no champion yet", "[model]", partitioned=False).succeeded:
+        if self._retrain(newest, "there is no champion yet").succeeded:
             self._first_scores()
 
     def _first_scores(self) -> None:
         newest = state.unscored(self.tables)
         if newest is not None:
-            self._run(SCORE, newest, "the first champion", "[model]")
+            self.run(state.Work(window_of(self.contract, newest), SCORE, "the first champion"), "[model]")
 
     def _retrain_if_worth_it(self, key: str) -> None:
         drifted, drops = state.monitored(self.instance, str(self._champion()))
@@ -120,15 +144,27 @@ class Player:
         )
         self.say(f"    policy: {'retrain' if decision.retrain else 'no retrain'}: {decision.reason}")
         if decision.retrain:
-            self._run(RETRAIN, key, decision.reason, "[model]", partitioned=False)
+            self._retrain(key, decision.reason)
 
-    def _run(self, job: str, key: str, reason: str, place: str, partitioned: bool = True) -> Outcome:
+    def _retrain(self, key: str, reason: str) -> Outcome:
+        return self._execute(RETRAIN, key, "[model]", {REASON: reason, WINDOW: key})
+
+    def run(self, work: state.Work, place: str, tags: Mapping[str, str] | None = None) -> Outcome:
+        """Do some work here and now; one line says how it went, with `place` in front."""
+        asked = request(work)
+        return self._execute(work.job, work.window.key, place, {**asked.tags, **(tags or {})}, work)
+
+    def _execute(
+        self, job: str, key: str, place: str, tags: Mapping[str, str], work: state.Work | None = None
+    ) -> Outcome:
+        """Run a job here and now; with `work`, on its window and on those assets of the job that it is about."""
         started = time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()):  # Feast prints its progress; ours is one line a window
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
-                partition_key=key if partitioned else None,
-                tags={REASON: reason, WINDOW: key},
+                partition_key=key if work else None,
+                asset_selection=[dg.AssetKey(name) for name in work.assets] or None if work else None,
+                tags={**tags, **process()},
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 raise_on_error=False,
             )

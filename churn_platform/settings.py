@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     memory_limit: str = Field(
         "4GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="what DuckDB may use before it spills to disk"
     )
+    keep_versions_days: int = Field(30, ge=1, description="how long a table's version is kept once it is replaced")
+    keep_models: int = Field(5, ge=0, description="what the newest so many models were trained on is kept for longer")
     dagster_port: int = Field(3000, ge=1, le=65535)
     serving_port: int = Field(8080, ge=1, le=65535)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from churn_platform.contract import MATURED_AT, SNAPSHOT_TIME, days_after
 from churn_platform.engine import connection
-from churn_platform.ml import ingestion, labels, splits, validation
+from churn_platform.ml import ingestion, inputs, splits, validation
 from churn_platform.ml.masking import install_key
 from churn_platform.sources import SourceError, open_source
 from churn_platform.windows import windows
@@ -29,7 +29,7 @@ def look(contract: Contract, settings: Settings) -> str:
     Raises:
         SourceError: it cannot be read, or a window of it would be refused; all that was found is in the message.
     """
-    source = open_source(contract, settings)
+    source = open_source(contract, settings, remember=False)
     with connection(contract.time.timezone) as con:
         watermark = source.watermark(con)
         if watermark is None:
@@ -93,7 +93,7 @@ def _lacking(contract: Contract, found: list[Window]) -> str:
     import pandas as pd
 
     wait = contract.label.lead_days + contract.label.horizon_days
-    observed = [time for window in found for time in labels.matured_observations(contract, window)]
+    observed = [time for window in found for time in inputs.matured_observations(contract, window)]
     matured = [days_after(time, wait, contract.zone) for time in observed]
     frame = pd.DataFrame(
         {SNAPSHOT_TIME: pd.to_datetime(observed, utc=True), MATURED_AT: pd.to_datetime(matured, utc=True)}

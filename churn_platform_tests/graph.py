@@ -24,6 +24,7 @@ from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import Tracking
 from churn_platform.settings import Settings
+from churn_platform.sources import open_source
 from churn_platform.sources.landing import LandingSource
 from churn_platform.windows import windows
 
@@ -144,7 +145,9 @@ class Platform:
 
     @property
     def source(self) -> LandingSource:
-        return LandingSource(self.contract, self.settings.landing)
+        source = open_source(self.contract, self.settings)
+        assert isinstance(source, LandingSource)
+        return source
 
     def land(self, until: date) -> None:
         """Land what lies before a date."""

@@ -175,6 +175,16 @@ BROKEN: dict[str, tuple[str, tuple[str, str], list[str]]] = {
         ["receipt.nullable"],
     ),
     "a bucket without a width": (PURCHASES, ("paid: {type: float", "paid: {pii: bucket, type: float"), ["go together"]),
+    "fewer rows at most than at least": (
+        PURCHASES,
+        ("    order: receipt\n", "    order: receipt\n    min_rows: 9\n    max_rows: 8\n"),
+        ["max_rows 8 is less than min_rows 9"],
+    ),
+    "silence without time": (
+        WIDE,
+        ("    time: as_of\n", "    observed_at: 2024-03-15\n    max_silence_days: 3\n"),
+        ["max_silence_days: this table has no time column"],
+    ),
     "min above max": (PURCHASES, ("min: 0", "min: 5, max: 2"), ["min 5.0 is larger than max 2.0"]),
     "columns that differ in case": (
         PURCHASES,

@@ -44,3 +44,10 @@ def test_what_a_team_did_to_its_customers_is_no_purchase() -> None:
     counted = "    mails_90d: {kind: count, table: contacts, window_days: 90}\n"
     contract = changed(PURCHASES, ("features:\n", f"{contacts}features:\n"), ("label:", f"{counted}label:"))
     assert "mails_90d (number): number of contacts, in the last 90 days (from contacts)" in explain(contract)
+
+
+def test_what_else_refuses_a_window_is_told_where_the_contract_says_it() -> None:
+    keys = "    min_volume: 0.5\n    max_repeated: 0.02\n    max_silence_days: 2\n    max_rows: 5000\n"
+    said = explain(changed(PURCHASES, ("    order: receipt\n", f"    order: receipt\n{keys}")))
+    assert "more than 5,000 good rows, or with less than 50% of the smallest of the windows before" in said
+    assert "or with more than 2% of the rows equal to another, or with no row in its last 2 days" in said

@@ -52,6 +52,7 @@ def test_a_source_that_fits_is_described_and_nothing_is_written(tmp_path: Path, 
     assert "transactions, 2024-05-01: 3 rows, 0 of them bad" in words
     assert "The source fits the contract." in words
     assert not (home / "pii_key").exists()
+    assert not (home / "warehouse").exists()
 
 
 def test_history_too_short_for_a_model_is_told_beforehand(tmp_path: Path) -> None:

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from churn_platform.assets import features, ingestion, labels, monitoring, promotion, scoring, training, validation
+from churn_platform.assets import (
+    feature_store,
+    features,
+    ingestion,
+    labels,
+    monitoring,
+    promotion,
+    scoring,
+    training,
+    validation,
+)
 from churn_platform.contract import Contract
 
 
@@ -14,6 +24,7 @@ def assets(contract: Contract) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
         *ingestion.assets(contract),
         *validation.assets(contract),
         *features.assets(contract),
+        *feature_store.assets(contract),
         *labels.assets(contract),
         *training.assets(contract),
         *promotion.assets(contract),

@@ -14,10 +14,14 @@ from matplotlib.figure import Figure
 from churn_platform.contract import Contract
 from churn_platform.engine import identifier
 from churn_platform.ml.features import AT_RISK
-from churn_platform.windows import window, windows
+from churn_platform.resources.storage import Entry
 
 # Every run that writes carries this tag; dagster.yaml lets one of them run at a time.
 WRITES = {"churn/writes": "yes"}
+# The assets of the data plane share a pool: a backfill runs that many of its windows side by side.
+POOL = "data_plane"
+
+Ledger = Mapping[str, Mapping[str, Entry]]
 
 
 def partitions(contract: Contract) -> dg.TimeWindowPartitionsDefinition:
@@ -52,21 +56,12 @@ def history(contract: Contract) -> dg.TimeWindowPartitionMapping:
         )
 
 
-def needed_history(contract: Contract, key: str, there: list[str], table: str) -> list[str]:
-    """The windows of a table up to one, all of them.
-
-    Raises:
-        dagster.Failure: one of them is missing: what is computed without it would be silently wrong.
-    """
-    wanted = [earlier.key for earlier in windows(contract, window(contract, key).end)]
-    missing = sorted(set(wanted) - set(there))
-    if missing:
-        raise dg.Failure(
-            description=f"{table} lacks the windows {', '.join(missing)}, which {key} is computed from. "
-            f"Materialize {table} for them first.",
-            allow_retries=False,
-        )
-    return wanted
+def contents(contract: Contract, ledger: Ledger) -> dict[str, dict[str, str]]:
+    """Table to window to the digest of its validated rows."""
+    return {
+        name: {key: entry.content for key, entry in ledger.get(f"validated_{name}", {}).items()}
+        for name in contract.tables.items()
+    }
 
 
 def require_window(key: str, there: list[str], table: str) -> None:
@@ -75,9 +70,22 @@ def require_window(key: str, there: list[str], table: str) -> None:
     Raises:
         dagster.Failure: the table lacks the window.
     """
-    if key not in there:
+    require_windows([key], there, table)
+
+
+def require_windows(wanted: list[str], there: list[str], table: str) -> None:
+    """Refuse to go on without some windows of a table: what is computed without one would be silently wrong.
+
+    Raises:
+        dagster.Failure: the table lacks some of them; all are named.
+    """
+    missing = sorted(set(wanted) - set(there))
+    if missing:
+        windows = f"the window {missing[0]}" if len(missing) == 1 else f"the windows {', '.join(missing)}"
         raise dg.Failure(
-            description=f"{table} lacks the window {key}. Materialize {table} for it first.", allow_retries=False
+            description=f"{table} lacks {windows}. Materialize {table} for {'it' if len(missing) == 1 else 'them'} "
+            "first.",
+            allow_retries=False,
         )
 
 

@@ -1,38 +1,34 @@
-"""Customer features: computed once per window, offline in a table and online in the feature store."""
-
-from datetime import UTC, datetime
+"""Customer features: computed once per window, in a table."""
 
 import dagster as dg
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from churn_platform.assets.common import (
+    POOL,
     WRITES,
+    Ledger,
     column_schema,
+    contents,
     feature_columns,
     history,
-    needed_history,
     partitions,
     plot,
-    require_window,
-    share_known,
+    require_windows,
 )
 from churn_platform.contract import FEATURE_KINDS, Contract, Kind
 from churn_platform.engine import connection
-from churn_platform.ml import features, plots, validation
-from churn_platform.resources.feature_store import FeatureStore
+from churn_platform.ml import features, inputs, plots, validation
 from churn_platform.resources.storage import TableStore
-from churn_platform.windows import window
+from churn_platform.windows import Window, window, windows
 
 SAMPLE = 20_000  # rows that a plot of distributions looks at
-LOG = "feature_store_log"  # which windows the feature store has taken in
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
-    """The features table, and the feature store that it feeds."""
-    return [_customer_features(contract), _feature_store(contract)]
+    """The features table."""
+    return [_customer_features(contract)]
 
 
 def _customer_features(contract: Contract) -> dg.AssetsDefinition:
@@ -47,6 +43,7 @@ def _customer_features(contract: Contract) -> dg.AssetsDefinition:
         group_name="features",
         kinds={"duckdb", "deltalake"},
         owners=[contract.owner],
+        pool=POOL,
         op_tags=WRITES,
         metadata={"dagster/column_schema": column_schema(feature_columns(contract))},
         description="Every customer's features at the end of the window, from rows before it only. One row per "
@@ -55,37 +52,52 @@ def _customer_features(contract: Contract) -> dg.AssetsDefinition:
     def customer_features(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
     ) -> dg.MaterializeResult[None]:
-        key = context.partition_key
+        chosen = window(contract, context.partition_key)
+        key, ledger = chosen.key, tables.ledger()
+        made_of = inputs.features_made_of(contract, contents(contract, ledger), windows(contract, chosen.end))
         with connection() as con:
-            for name, table in contract.tables.items().items():
+            before = _usable_snapshot(contract, chosen, ledger, made_of)
+            previous = tables.read(con, "customer_features", [before], view="previous_features") if before else None
+            needed = inputs.needed_for_features(contract, chosen, previous is not None)
+            for name in contract.tables.items():
                 there = tables.windows(f"validated_{name}")
-                keys = [key]
-                if table.time_column is not None and contract.snapshots is None:
-                    keys = needed_history(contract, key, there, f"validated_{name}")
-                require_window(key, there, f"validated_{name}")
-                tables.read(con, f"validated_{name}", keys)
-            version = tables.write("customer_features", features.build(con, contract, window(contract, key)), key)
+                require_windows(needed[name], there, f"validated_{name}")
+                tables.read(con, f"validated_{name}", needed[name])
+            built = features.build(con, contract, chosen, previous)
+            version = tables.write("customer_features", built, key, made_of=inputs.stamped(contract, made_of[key]))
             tables.read(con, "customer_features", [key])
             rows, at_risk = con.execute(
                 f"SELECT count(*), count(*) FILTER ({features.AT_RISK}) FROM customer_features"
             ).fetchall()[0]
             numbers = [*contract.numeric_features, contract.customer.name]
             looked_at = validation.sample(con, "customer_features", numbers, SAMPLE)
-            preview = con.sql("SELECT * EXCLUDE (_window) FROM customer_features LIMIT 5").df()
+            # no rows: what Dagster keeps of a run stays when a customer is erased
+            quartiles = looked_at[list(contract.numeric_features)].quantile([0.25, 0.5, 0.75])
         return dg.MaterializeResult(
             metadata={
                 "dagster/partition_row_count": rows,
                 "dagster/column_lineage": _lineage(contract),
                 "at_risk": at_risk,
+                "windows_read": {name: len(keys) for name, keys in needed.items()},
                 "table_version": version,
                 "distributions": plot(plots.histograms(_numbers(contract, looked_at), f"features at the end of {key}")),
-                "preview": dg.MetadataValue.md(_as_markdown(preview)),
+                "quartiles": dg.MetadataValue.md(_as_markdown(quartiles.reset_index(names="quantile"))),
                 "path": dg.MetadataValue.path(tables.path("customer_features")),
             },
             data_version=dg.DataVersion(f"{key}@{version}"),
         )
 
     return customer_features
+
+
+def _usable_snapshot(contract: Contract, chosen: Window, ledger: Ledger, made_of: dict[str, str]) -> str | None:
+    """The window before, where its features were made of what is there now; else None."""
+    earlier = inputs.history(contract, chosen)[:-1]
+    if contract.snapshots is not None or not earlier:
+        return None
+    entry = ledger.get("customer_features", {}).get(earlier[-1])
+    current = entry is not None and entry.made_of == inputs.stamped(contract, made_of[earlier[-1]])
+    return earlier[-1] if current else None
 
 
 def _numbers(contract: Contract, rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
@@ -113,66 +125,3 @@ def _lineage(contract: Contract) -> dg.TableColumnLineage:
         upstream = dg.AssetKey(f"validated_{feature.table}")
         found[name] = [dg.TableColumnDep(upstream, column) for column in columns]
     return dg.TableColumnLineage(found)
-
-
-def _feature_store(contract: Contract) -> dg.AssetsDefinition:
-    @dg.asset(
-        deps=["customer_features"],
-        partitions_def=partitions(contract),
-        group_name="features",
-        kinds={"feast", "redis" if _uses_redis() else "sqlite"},
-        owners=[contract.owner],
-        pool="feature_store",  # Feast's registry wants one writer at a time
-        op_tags=WRITES,
-        metadata={"dagster/column_schema": column_schema(feature_columns(contract))},
-        description="The window's features in Feast: definitions applied, and, when it is the newest window, "
-        "brought online for the endpoint.",
-    )
-    def feature_store(
-        context: dg.AssetExecutionContext,
-        tables: dg.ResourceParam[TableStore],
-        store: dg.ResourceParam[FeatureStore],
-    ) -> dg.MaterializeResult[None]:
-        chosen = window(contract, context.partition_key)
-        require_window(chosen.key, tables.windows("customer_features"), "customer_features")
-        applied = store.apply(tables.path("customer_features"))
-        newest = tables.windows("customer_features")[-1]
-        online = chosen.key == newest
-        if online:
-            # A snapshots table has its own times within the window; a transactions contract has one, at its end.
-            store.materialize_between(chosen.start, chosen.end)
-        else:
-            context.log.info(
-                "window %s is older than %s, which is online: only definitions applied", chosen.key, newest
-            )
-        entry = {
-            "online": online,
-            "data_fingerprint": contract.data_fingerprint,
-            "feast_objects": ", ".join(applied),
-            "at": datetime.now(UTC),
-        }
-        with connection() as con:
-            tables.read(con, "customer_features", [chosen.key])
-            known = share_known(con, "customer_features", contract.feature_names)
-        tables.write(LOG, pa.Table.from_pylist([entry]), chosen.key)  # last: says that the window is done
-        return dg.MaterializeResult(
-            metadata={
-                "feast_objects": applied,
-                "online": online,
-                "newest_window": newest,
-                "dagster/column_lineage": dg.TableColumnLineage(
-                    {name: [dg.TableColumnDep("customer_features", name)] for name in contract.feature_names}
-                ),
-                "known_values": plot(
-                    plots.shares(list(known), list(known.values()), f"features of {chosen.key}", "share known")
-                ),
-            },
-        )
-
-    return feature_store
-
-
-def _uses_redis() -> bool:
-    from churn_platform.settings import settings
-
-    return settings().redis is not None

@@ -6,9 +6,10 @@ decides. What must not be stored is not stored: personal data is masked in the s
 
 import dagster as dg
 
-from churn_platform.assets.common import WRITES, column_schema, partitions, plot, share_known
+from churn_platform import erasure
+from churn_platform.assets.common import POOL, WRITES, column_schema, partitions, plot, share_known
 from churn_platform.contract import Contract
-from churn_platform.engine import connection
+from churn_platform.engine import connection, digest
 from churn_platform.ml import ingestion, plots
 from churn_platform.ml.masking import install_key, masked_type
 from churn_platform.ml.rules import ISSUES
@@ -45,6 +46,7 @@ def _raw(contract: Contract, name: str, source_spec: dg.AssetSpec) -> dg.AssetsD
         group_name="ingestion",
         kinds={"duckdb", "deltalake"},
         owners=[contract.owner],
+        pool=POOL,
         op_tags=WRITES,
         metadata={"dagster/column_schema": column_schema(columns), "personal_data": masked},
         description=f"The {name} of a window as the source holds them: typed, personal data masked, nothing judged.",
@@ -59,8 +61,10 @@ def _raw(contract: Contract, name: str, source_spec: dg.AssetSpec) -> dg.AssetsD
             install_key(con, settings.key)
             try:
                 chosen = window(contract, context.partition_key)
+                made_of = source.digest(con, name, chosen)  # first: what changes while we read is seen at the next look
                 rows = ingestion.typed_rows(con, contract, name, source.rows(con, name, chosen), chosen)
-                version = tables.write(f"raw_{name}", rows, chosen.key)
+                rows, erased = erasure.without_erased(con, tables, settings, table, rows)
+                version = tables.write(f"raw_{name}", rows, chosen.key, made_of=made_of, content=digest(rows))
             except SourceError as error:
                 raise dg.Failure(description=str(error), allow_retries=False) from error
             tables.read(con, f"raw_{name}", [chosen.key])
@@ -71,6 +75,7 @@ def _raw(contract: Contract, name: str, source_spec: dg.AssetSpec) -> dg.AssetsD
             metadata={
                 "dagster/partition_row_count": count,
                 "rows_with_issues": issues,
+                "rows_of_erased_customers": erased,
                 "known_values": plot(
                     plots.shares(list(known), list(known.values()), f"{name}, {chosen.key}", "share known")
                 ),

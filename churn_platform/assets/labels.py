@@ -1,24 +1,29 @@
 """Labels, partitioned by the window in which they matured; and the training set made from those that have."""
 
 import dagster as dg
-import pandas as pd
+import duckdb
 from matplotlib.figure import Figure
 
+from churn_platform import provenance
 from churn_platform.assets.common import (
+    POOL,
     WRITES,
     column_schema,
+    contents,
     feature_columns,
     history,
-    needed_history,
     partitions,
     plot,
+    require_windows,
 )
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
-from churn_platform.ml import labels, plots
+from churn_platform.ml import inputs, labels, plots
 from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import TableStore
 from churn_platform.windows import window
+
+SHOWN = 24  # observations that a plot looks at: a window's cost must not grow with history
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
@@ -44,6 +49,7 @@ def _churn_labels(contract: Contract) -> dg.AssetsDefinition:
         group_name="labels",
         kinds={"duckdb", "deltalake"},
         owners=[contract.owner],
+        pool=POOL,
         op_tags=WRITES,
         metadata={"dagster/column_schema": column_schema(_label_columns(contract))},
         description="The labels that matured in the window. Nothing in it was knowable before the window began, so "
@@ -52,17 +58,21 @@ def _churn_labels(contract: Contract) -> dg.AssetsDefinition:
     def churn_labels(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
     ) -> dg.MaterializeResult[None]:
-        key = context.partition_key
+        chosen = window(contract, context.partition_key)
+        key, needed = chosen.key, inputs.needed_for_labels(contract, chosen)
+        made_of = inputs.labels_made_of(contract, contents(contract, tables.ledger()), chosen)
+        require_windows(needed, tables.windows(f"validated_{main}"), f"validated_{main}")
         with connection() as con:
-            there = tables.windows(f"validated_{main}")
-            tables.read(con, f"validated_{main}", needed_history(contract, key, there, f"validated_{main}"))
-            version = tables.write("churn_labels", labels.build(con, contract, window(contract, key)), key)
+            tables.read(con, f"validated_{main}", needed)
+            built = labels.build(con, contract, chosen)
+            version = tables.write("churn_labels", built, key, made_of=inputs.stamped(contract, made_of))
             tables.read(con, "churn_labels", [key])
             rows, rate, first, last = con.execute(
                 f"SELECT count(*), avg({LABEL}), min({SNAPSHOT_TIME}), max({SNAPSHOT_TIME}) FROM churn_labels"
             ).fetchall()[0]
-            tables.read(con, "churn_labels", [known for known in tables.windows("churn_labels") if known <= key])
-            figure = _rates(con.sql(f"SELECT {SNAPSHOT_TIME}, {LABEL} FROM churn_labels").df())
+            so_far = [known for known in tables.windows("churn_labels") if known <= key]
+            tables.read(con, "churn_labels", so_far[-SHOWN:])
+            figure = _rates(con, "churn_labels")
         found = {"churn_rate": rate, "observed_from": str(first), "observed_to": str(last)} if rows else {}
         return dg.MaterializeResult(
             metadata={
@@ -78,10 +88,14 @@ def _churn_labels(contract: Contract) -> dg.AssetsDefinition:
     return churn_labels
 
 
-def _rates(known: pd.DataFrame) -> Figure:
-    """Customers and churn rate by the day of the observation."""
-    by_day = known.groupby(known[SNAPSHOT_TIME].dt.strftime("%Y-%m-%d"))[LABEL].agg(["size", "mean"])
-    return plots.rates(by_day.index.tolist(), by_day["size"].tolist(), by_day["mean"].tolist(), "labels by observation")
+def _rates(con: duckdb.DuckDBPyConnection, view: str) -> Figure:
+    """Customers and churn rate by the day of the observation, the newest ones."""
+    rows = con.execute(
+        f"SELECT strftime({SNAPSHOT_TIME}, '%Y-%m-%d') AS day, count(*), avg({LABEL}) FROM {view} "
+        f"GROUP BY 1 ORDER BY 1 DESC LIMIT {SHOWN}"
+    ).fetchall()
+    days, customers, rates = zip(*reversed(rows), strict=True) if rows else ((), (), ())
+    return plots.rates(list(days), list(customers), list(rates), "labels by observation")
 
 
 def _lineage(contract: Contract) -> dg.TableColumnLineage:
@@ -115,7 +129,7 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         import pyarrow as pa
 
-        versions = {name: tables.version(name) for name in ("churn_labels", "customer_features")}
+        versions = provenance.inputs(contract, tables)
         with connection() as con:
             tables.read(con, "churn_labels", version=versions["churn_labels"])
             known = con.sql("SELECT * EXCLUDE (_window) FROM churn_labels ORDER BY ALL").df()
@@ -126,17 +140,25 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
                 allow_retries=False,
             )
         rows = store.historical(known.rename(columns={SNAPSHOT_TIME: "event_timestamp"}))
+        if any(tables.version(name) != versions[name] for name in ("churn_labels", "customer_features")):
+            raise dg.Failure(
+                description="labels or features were written while the training set was being made, so it cannot be "
+                "said what it is made of. Materialize training_set again."
+            )
         rows = rows.rename(columns={"event_timestamp": SNAPSHOT_TIME})
-        version = tables.write("training_set", pa.Table.from_pandas(rows, preserve_index=False))
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        version = tables.write("training_set", table, record={provenance.INPUTS: versions})
+        with connection() as con:
+            figure = _rates(con, tables.read(con, "training_set", version=version))
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": len(rows),
                 "dagster/column_lineage": dg.TableColumnLineage(lineage),
                 "churn_rate": float(rows[LABEL].mean()),
-                "labels": plot(_rates(rows)),
+                "labels": plot(figure),
                 "observations": int(rows[SNAPSHOT_TIME].nunique()),
                 "table_version": version,
-                "input_versions": {name: int(v) for name, v in versions.items() if v is not None},
+                "input_versions": versions,
                 "path": dg.MetadataValue.path(tables.path("training_set")),
             },
             data_version=dg.DataVersion(str(version)),

@@ -5,13 +5,12 @@ import pandas as pd
 import pyarrow as pa
 
 from churn_platform.assets.common import WRITES, history, partitions, plot, require_window
-from churn_platform.assets.training import REFERENCE
 from churn_platform.contract import LABEL, MODEL_VERSION, PROBABILITY, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection, identifier
 from churn_platform.ml import drift, metrics, performance, plots
 from churn_platform.ml.features import AT_RISK
 from churn_platform.resources.storage import MissingTableError, TableStore
-from churn_platform.resources.tracking import RegistryError, Tracking
+from churn_platform.resources.tracking import REFERENCE, RegistryError, Tracking
 from churn_platform.settings import Settings
 
 _DRIFT_SCHEMA = pa.schema(

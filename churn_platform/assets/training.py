@@ -7,6 +7,7 @@ import dagster as dg
 import pandas as pd
 from matplotlib.figure import Figure
 
+from churn_platform import provenance
 from churn_platform.assets.common import WRITES, plot
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
@@ -15,9 +16,7 @@ from churn_platform.ml.models import ModelError, hyperparameters
 from churn_platform.ml.splits import NotEnoughDataError
 from churn_platform.ml.training import Trained, in_order, train
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import Tracking
-
-REFERENCE = "reference.parquet"  # the rows that drift is measured against, kept with the model
+from churn_platform.resources.tracking import REFERENCE, Tracking
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
@@ -40,6 +39,10 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
         import mlflow
 
         version = tables.version("training_set")
+        if version is None:
+            raise dg.Failure(
+                description="there is no training set yet: materialize training_set first.", allow_retries=False
+            )
         rows = read_training_set(contract, tables, version)
         newest = tables.windows("customer_features")[-1]
         run = context.run
@@ -74,6 +77,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                 {
                     "window": newest,
                     "training_set_version": str(version),
+                    **provenance.tags(tables, version),
                     "train_rate": repr(trained.train_rate),
                     "test_roc_auc": repr(trained.metrics.get("test_roc_auc", float("nan"))),
                     "labels_known_until": str(rows[MATURED_AT].max()),
@@ -88,7 +92,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                 "model_version": str(registered.version),
                 "mlflow_run": run_id,
                 "window": newest,
-                "training_set_version": version or 0,
+                "training_set_version": version,
                 "train_rows": len(trained.splits.train) + len(trained.splits.validation),
                 "test_rows": len(trained.splits.test),
                 **{name: round(value, 4) for name, value in trained.metrics.items()},

@@ -1,21 +1,26 @@
 """Validated tables: the good rows of a window; the others go to quarantine with the reason.
 
 A window that fails a check as a whole is not published: the checks run before the table is written, so no reader,
-in this run or a later one, ever meets it. The window's last good version stays.
+in this run or a later one, ever meets it. The window's last good version stays. Beside each table stands one of
+profiles, a few numbers a window, with which later windows are compared.
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
+import duckdb
 from matplotlib.figure import Figure
 
-from churn_platform.assets.common import WRITES, advice, column_schema, partitions, plot, require_window
+from churn_platform.assets.common import POOL, WRITES, advice, column_schema, partitions, plot, require_window
 from churn_platform.checks.data_quality import specs
 from churn_platform.contract import Contract
-from churn_platform.engine import connection
-from churn_platform.ml import expectations, plots, validation
+from churn_platform.engine import connection, digest, identifier
+from churn_platform.ml import comparison, expectations, plots, validation, validation_page
 from churn_platform.ml.masking import masked_type
-from churn_platform.resources.storage import TableStore
+from churn_platform.ml.rules import ISSUES
+from churn_platform.resources.storage import Entry, TableStore
+from churn_platform.settings import Settings
+from churn_platform.windows import window
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
@@ -26,6 +31,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
 def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
     table = contract.tables.items()[name]
     asset_name, raw_name, quarantine = f"validated_{name}", f"raw_{name}", f"quarantine_{name}"
+    profiles = f"profile_{name}"
     columns = {column: (masked_type(spec), spec.description) for column, spec in table.kept.items()}
     lineage = dg.TableColumnLineage(
         {column: [dg.TableColumnDep(dg.AssetKey(raw_name), column)] for column in table.kept}
@@ -38,33 +44,60 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
         group_name="validation",
         kinds={"greatexpectations", "duckdb", "deltalake"},
         owners=[contract.owner],
+        pool=POOL,
         op_tags=WRITES,
         output_required=False,  # a window that fails its checks yields no materialization at all
-        check_specs=specs(asset_name),
+        check_specs=specs(asset_name, table),
         metadata={"dagster/column_schema": column_schema(columns)},
         description=f"The good rows of {name}. Bad rows go to the table {quarantine} with the reason; a window that "
         "fails a check as a whole is not published.",
     )
     def validated(
-        context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore]
+        context: dg.AssetExecutionContext,
+        tables: dg.ResourceParam[TableStore],
+        settings: dg.ResourceParam[Settings],
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         key = context.partition_key
         require_window(key, tables.windows(raw_name), raw_name)
         with connection(contract.time.timezone) as con:
+            # first: what changes while we read shows as a difference later
+            made_of = tables.entries(raw_name).get(key, Entry("", "")).content
             tables.read(con, raw_name, [key], view="raw")
             divided = validation.split(con, contract, name, "raw")
-            looked_at = validation.sample(con, "raw", list(table.kept), expectations.LIMIT)
-            verdict = expectations.judge(contract, name, looked_at)
-            findings = [*validation.table_findings(contract, name, divided), validation.suite_finding(name, verdict)]
+            verdict = _verdict(con, contract, name, divided.rows)
+            past = _past(con, tables, profiles)
+            before = comparison.neighbours(contract, key, tables.windows(asset_name))
+            if before:
+                tables.read(con, asset_name, before, view="before")
+            here = comparison.profile(
+                con, contract, name, divided, window=window(contract, key), before="before" if before else None
+            )
+            findings = [
+                *validation.table_findings(contract, name, divided),
+                validation.suite_finding(name, verdict),
+                *comparison.findings(contract, name, key, here, past),
+            ]
             tables.write(quarantine, divided.quarantined, key)
             passed = all(finding.passed for finding in findings)
             if passed:
-                version = tables.write(asset_name, divided.good, key)
+                content = digest(divided.good)
+                version = tables.write(asset_name, divided.good, key, made_of=made_of, content=content)
+                tables.write(profiles, comparison.as_rows(con, here), key)
+        volumes = {earlier: past[earlier].rows for earlier in comparison.compared(contract, key, past)}
+        page = settings.home / "reports" / contract.name / f"validation-{name}-{key}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(
+            validation_page.render(
+                contract, name, key, divided, findings=findings, verdict=verdict, volumes={**volumes, key: here.rows}
+            ),
+            encoding="utf-8",
+        )
+        report = {"report": dg.MetadataValue.url(page.as_uri())}
         for finding in findings:
             yield dg.AssetCheckResult(
                 check_name=finding.name,
                 passed=finding.passed,
-                metadata=advice(finding.passed, finding.words, finding.remedy, finding.metadata),
+                metadata=advice(finding.passed, finding.words, finding.remedy, {**finding.metadata, **report}),
             )
         if passed:
             if divided.bad:
@@ -77,6 +110,7 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
                     "quarantine_reasons": divided.reasons,
                     "kept": plot(_kept(name, key, divided)),
                     "great_expectations": dg.MetadataValue.md(verdict.table()),
+                    **report,
                     "table_version": version,
                     "path": dg.MetadataValue.path(tables.path(asset_name)),
                 },
@@ -84,6 +118,22 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
             )
 
     return validated
+
+
+def _verdict(con: duckdb.DuckDBPyConnection, contract: Contract, name: str, rows: int) -> expectations.Verdict:
+    """The verdict on the view `raw`, by Great Expectations or, for more rows than pandas should see, by the engine."""
+    columns = ", ".join(map(identifier, [*contract.tables.items()[name].kept, ISSUES]))
+    con.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT {columns} FROM raw")
+    if rows > expectations.LIMIT:
+        return expectations.count(con, contract, name, "judged")
+    return expectations.judge(contract, name, con.table("judged").df())
+
+
+def _past(con: duckdb.DuckDBPyConnection, tables: TableStore, profiles: str) -> dict[str, comparison.Profile]:
+    """What is remembered of the windows of a table."""
+    if tables.version(profiles) is None:
+        return {}
+    return comparison.from_rows(con, tables.read(con, profiles))
 
 
 def _kept(name: str, key: str, divided: validation.Split) -> Figure:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from churn_platform.automation import state
-from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN
+from churn_platform.automation.jobs import CYCLE, RETRAIN
 from churn_platform.automation.sensors import REASON, WINDOW, last_run, window_request
 from churn_platform.contract import Contract
 from churn_platform.ml import policy
@@ -25,7 +25,8 @@ def _daily(contract: Contract) -> dg.ScheduleDefinition:
         execution_timezone=contract.time.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Every morning: starts the cycle of the oldest window that has landed and is not processed, also "
-        "when the landing sensor was off, or when that window's run has failed before.",
+        "when the landing sensor was off, or when that window's run has failed before. Looks thoroughly: rows that "
+        "came late into a database are found by it.",
     )
     def daily_cycle(
         context: dg.ScheduleEvaluationContext,
@@ -33,18 +34,21 @@ def _daily(contract: Contract) -> dg.ScheduleDefinition:
         tables: dg.ResourceParam[TableStore],
         tracking: dg.ResourceParam[Tracking],
     ) -> dg.RunRequest | dg.SkipReason:
-        request = window_request(contract, source, tables, tracking)
+        request = window_request(contract, source, tables, tracking, thorough=True)
         if isinstance(request, dg.SkipReason):
             return request
-        if request.job_name == PREPARE:
-            return dg.SkipReason("there is no champion yet: the landing sensor prepares windows until there is one")
         if request.job_name != CYCLE:
-            return dg.SkipReason("the first champion has not scored yet: the landing sensor sees to it")
+            return dg.SkipReason("the first champion has not scored yet: the landing sensor works until then")
         run = last_run(context.instance, request)
         if run is not None and not run.is_finished:
             return dg.SkipReason(f"window {request.partition_key} is being processed in run {run.run_id}")
         day = context.scheduled_execution_time.date().isoformat()
-        return dg.RunRequest(run_key=f"daily:{day}", partition_key=request.partition_key, tags=request.tags)
+        return dg.RunRequest(
+            run_key=f"daily:{day}",
+            partition_key=request.partition_key,
+            asset_selection=request.asset_selection,
+            tags=request.tags,
+        )
 
     return daily_cycle
 

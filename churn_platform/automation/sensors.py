@@ -13,9 +13,11 @@ from churn_platform.ml import policy
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import Tracking
 from churn_platform.sources import Source, SourceError
+from churn_platform.windows import window as window_of
 
 REASON = "churn/reason"
 WINDOW = "churn/window"
+MARK = "churn/inputs"  # a digest of what the run was asked for because of
 
 
 def sensors(contract: Contract, jobs: Jobs) -> list[dg.SensorDefinition]:
@@ -57,29 +59,45 @@ def _landing(contract: Contract, jobs: Jobs) -> dg.SensorDefinition:
 
 
 def window_request(
-    contract: Contract, source: Source, tables: TableStore, tracking: Tracking
+    contract: Contract, source: Source, tables: TableStore, tracking: Tracking, thorough: bool = False
 ) -> dg.RunRequest | dg.SkipReason:
     """The run that the oldest due window asks for, or why there is none."""
     has_champion = tracking.usable_champion() is not None
     try:
-        due = state.due(contract, source, tables, has_champion)
+        due = state.due(contract, state.look(contract, source, thorough), tables, has_champion)
     except SourceError as error:
         return dg.SkipReason(str(error))
     if due:
-        key, job = due[0].key, CYCLE if has_champion else PREPARE
-        reason = f"window {key} has landed"
-    elif has_champion and (unscored := state.unscored(tables)) is not None:
-        key, job, reason = unscored, SCORE, "the first champion"
-    else:
-        return dg.SkipReason("no window has landed that is not processed already")
-    return dg.RunRequest(run_key=f"{key}:{job}", job_name=job, partition_key=key, tags={REASON: reason, WINDOW: key})
+        return request(due[0])
+    if (behind := state.not_online(tables)) is not None:
+        return request(state.online_work(contract, behind))
+    if has_champion and (unscored := state.unscored(tables)) is not None:
+        return request(state.Work(window_of(contract, unscored), SCORE, "the first champion"))
+    return dg.SkipReason("no window has landed that is not processed already")
+
+
+def request(work: state.Work) -> dg.RunRequest:
+    """The run that does some work; the same work asks for it once."""
+    key = work.window.key
+    return dg.RunRequest(
+        run_key=f"{key}:{work.job}:{work.mark}",
+        job_name=work.job,
+        partition_key=key,
+        asset_selection=[dg.AssetKey(name) for name in work.assets] or None,
+        tags={REASON: work.reason, WINDOW: key, MARK: work.mark},
+    )
 
 
 def last_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.DagsterRun | None:
-    """The newest run of the job that a request asks for, on the same window."""
+    """The newest run of the job that a request asks for, on the same window and for the same cause.
+
+    One that is under way counts whatever caused it: what it leaves to do is seen when it is over.
+    """
     runs = instance.get_runs(
         dg.RunsFilter(job_name=request.job_name, tags={WINDOW: str(request.partition_key)}), limit=1
     )
+    if runs and runs[0].is_finished and runs[0].tags.get(MARK, request.tags[MARK]) != request.tags[MARK]:
+        return None
     return runs[0] if runs else None
 
 

@@ -1,52 +1,148 @@
 """What sensors and schedules look at: which windows are due, and what the monitoring assets said of past ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
 
-from churn_platform.assets.features import LOG as STORE_LOG
+from churn_platform.assets.common import Ledger, contents
+from churn_platform.assets.feature_store import LOG as STORE_LOG
+from churn_platform.automation.jobs import CYCLE, PREPARE
 from churn_platform.contract import MATURED_AT, SNAPSHOT_TIME, Contract
-from churn_platform.engine import connection
+from churn_platform.engine import connection, short_hash
+from churn_platform.ml import inputs
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import CHALLENGER, Tracking
 from churn_platform.sources import Source
+from churn_platform.sources.base import changed
 from churn_platform.windows import Window, windows
+from churn_platform.windows import window as window_of
+
+COMPUTED = ("customer_features", "feature_store", "churn_labels")  # what is computed from the validated tables
 
 
-def due(
-    contract: Contract, source: Source, tables: TableStore, has_champion: bool = True, anew: bool = False
-) -> list[Window]:
-    """The windows whose data is complete at the source and whose cycle is not, oldest first.
+@dataclass(frozen=True)
+class Look:
+    """What a source says of itself: how far it is complete, and a digest of each window's rows, table by table."""
 
-    A cycle is complete when its last table is written, so a run that was killed half-way leaves its window due. The
-    windows before the first scores, and those that land while there is no champion, are complete when prepared.
+    watermark: datetime | None
+    digests: Mapping[str, Mapping[str, str]]
 
-    Args:
-        contract: says which windows there are.
-        source: says how far the data is complete.
-        tables: say what is done.
-        has_champion: whether there is a model that could score.
-        anew: count the windows as well that were computed under an earlier state of the contract.
+
+@dataclass(frozen=True)
+class Work:
+    """A run that is due. `assets` are those of the job that it is about, empty for all of them."""
+
+    window: Window
+    job: str
+    reason: str
+    assets: tuple[str, ...] = ()
+    mark: str = ""  # tells it from a run of the same job on the same window for another cause
+
+
+def look(contract: Contract, source: Source, thorough: bool = False) -> Look:
+    """Look at a source; `thorough` asks a database for digests as well, which costs a query over its newest windows.
 
     Raises:
         SourceError: the source cannot be read.
     """
     with connection(contract.time.timezone) as con:
-        watermark = source.watermark(con)
-    if watermark is None:
+        digests = {name: source.digests(con, name, thorough) for name in contract.tables.items()}
+        return Look(source.watermark(con), digests)
+
+
+def due(
+    contract: Contract, seen: Look, tables: TableStore, has_champion: bool = True, anew: bool = False
+) -> list[Work]:
+    """What has to be run so that every window is what its source says now, oldest window first.
+
+    A window is due when its data is complete at the source and its cycle is not: a cycle is complete when its last
+    table is written, so a run that was killed half-way leaves its window due. The windows before the first scores, and
+    those that land while there is no champion, are complete when prepared.
+
+    A window is due again when rows of it came late or were corrected at the source, and when what its features or
+    labels are computed from has changed; then only what depends on the change is run. What was scored and reported at
+    the time stays as it was said.
+
+    Args:
+        contract: says which windows there are.
+        seen: what the source says.
+        tables: say what is done.
+        has_champion: whether there is a model that could score.
+        anew: count the windows as well that were computed under an earlier state of the contract.
+    """
+    if seen.watermark is None:
         return []
+    known = list(windows(contract, seen.watermark))
+    ledger = tables.ledger()
     prepared = set(tables.windows(STORE_LOG)) & set(tables.windows("churn_labels"))
     if anew:
         prepared -= set(outdated(contract, tables))
     watched = set(tables.windows("drift_report")) & set(tables.windows("model_performance"))
     first_scored = min(tables.windows("churn_scores"), default=None)
-    return [
-        window
-        for window in windows(contract, watermark)
-        if window.key not in prepared
-        or (has_champion and first_scored is not None and window.key >= first_scored and window.key not in watched)
-    ]
+    made_of = inputs.features_made_of(contract, contents(contract, ledger), known)
+    job = CYCLE if has_champion else PREPARE
+    found = []
+    for window in known:
+        mark = short_hash(*(digests.get(window.key) for digests in seen.digests.values()))
+        if window.key not in prepared:
+            found.append(Work(window, job, f"window {window.key} has landed", mark=mark))
+            continue
+        late = _late(contract, ledger, seen, window)
+        if late:
+            changed = ", ".join(name.removeprefix("raw_") for name in late if name.startswith("raw_"))
+            reason = f"{changed or 'rows'} of window {window.key} came late or were corrected"
+            found.append(Work(window, job, reason, (*late, *COMPUTED), mark))
+        elif _out_of_date(contract, ledger, made_of, window):
+            reason = f"what window {window.key} is computed from has changed"
+            found.append(Work(window, job, reason, COMPUTED, made_of[window.key]))
+        elif has_champion and first_scored is not None and window.key >= first_scored and window.key not in watched:
+            found.append(Work(window, CYCLE, f"window {window.key} was not finished", mark=mark))
+    return found
+
+
+def _late(contract: Contract, ledger: Ledger, seen: Look, window: Window) -> list[str]:
+    """The raw and validated tables of a window whose rows are others at the source than when they were read.
+
+    A table that has not changed is not read again: today's customers must not enter a past snapshot.
+    """
+    found = []
+    for name in contract.tables.items():
+        raw, validated = (ledger.get(f"{stage}_{name}", {}).get(window.key) for stage in ("raw", "validated"))
+        if raw is not None and changed(raw.made_of, seen.digests.get(name, {}).get(window.key, "")):
+            found += [f"raw_{name}", f"validated_{name}"]
+        elif raw is not None and raw.content and (validated is None or validated.made_of != raw.content):
+            found.append(f"validated_{name}")  # a run that was killed in between
+    return found
+
+
+def _out_of_date(contract: Contract, ledger: Ledger, made_of: Mapping[str, str], window: Window) -> bool:
+    """Whether a window's features or labels were computed from something else than what is there now."""
+    wanted = {
+        "customer_features": made_of[window.key],
+        "churn_labels": inputs.labels_made_of(contract, contents(contract, ledger), window),
+    }
+    for name, now in wanted.items():
+        entry = ledger.get(name, {}).get(window.key)
+        if entry is None or inputs.unstamped(entry.made_of) != now:
+            return True
+    return False
+
+
+def not_online(tables: TableStore) -> str | None:
+    """The newest window that is prepared, where the feature store has not brought it online; else None."""
+    newest = max(tables.windows(STORE_LOG), default=None)
+    if newest is None:
+        return None
+    with connection() as con:
+        tables.read(con, STORE_LOG, [newest])
+        return None if con.execute(f"SELECT bool_and(online) FROM {STORE_LOG}").fetchall()[0][0] else newest
+
+
+def online_work(contract: Contract, key: str) -> Work:
+    """The run that brings a window online."""
+    return Work(window_of(contract, key), PREPARE, f"window {key} is not online yet", ("feature_store",), "online")
 
 
 def outdated(contract: Contract, tables: TableStore) -> list[str]:

@@ -6,16 +6,19 @@ after the bad window had been published.
 
 import dagster as dg
 
+from churn_platform.contract import Table
+from churn_platform.ml import comparison
+
 _PROPERTIES = {
-    "has_enough_rows": "The window holds at least the contract's number of good rows.",
+    "has_enough_rows": "The window holds as many good rows as the contract says, not fewer and not more.",
     "bad_rows_are_few": "The share of quarantined rows is within the contract's bound.",
     "great_expectations_suite_passes": "The Great Expectations suite derived from the contract passes.",
 }
 
 
-def specs(asset_name: str) -> list[dg.AssetCheckSpec]:
+def specs(asset_name: str, table: Table) -> list[dg.AssetCheckSpec]:
     """The blocking checks of a validated table."""
     return [
         dg.AssetCheckSpec(name, asset=asset_name, blocking=True, description=words)
-        for name, words in _PROPERTIES.items()
+        for name, words in (_PROPERTIES | comparison.names(table)).items()
     ]

@@ -3,6 +3,10 @@
 A snapshot at time T has one row per customer who ever bought before T, and looks at rows before T only. The same
 statement serves training (past snapshots) and the online store (the newest one), so the two cannot differ.
 
+A snapshot hands on to the next what no bounded look back can tell: each customer's first and last purchase and how
+many there were. So a new window reads the purchases inside the longest look back, and not all that ever were; where
+there is no snapshot before it, it reads them all and comes to the same result, to the last bit.
+
 Money is summed as DECIMAL: a sum of doubles depends on the order of its terms, and features must come out the same,
 to the last bit, however the engine spreads the work over threads.
 """
@@ -13,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from churn_platform.contract import SNAPSHOT_TIME, Kind, as_utc, days_after, given
 from churn_platform.engine import identifier, literal
+from churn_platform.ml.inputs import first_looked_at, history
+from churn_platform.windows import window as window_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,19 +31,33 @@ if TYPE_CHECKING:
 AT_RISK = "_at_risk"  # bought recently enough for the label to make sense: these customers are scored
 DAYS_PER_MONTH = 30.4375
 
-_ORDERS = "_orders"
-_EXACT = "CAST(CAST({} AS DECIMAL(18, 6)) AS DECIMAL(38, 6))"
+# What a snapshot hands on: the instants of the first and the last purchase, and the number of purchases.
+STATE = {"_first": "TIMESTAMPTZ", "_last": "TIMESTAMPTZ", "_purchases": "BIGINT"}
+_EXACT = "CAST({} AS DECIMAL(18, 6))"  # its sum is a DECIMAL(38, 6)
 
 
-def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
-    """The features at the end of a window, from the views of the validated tables up to it.
+def build(
+    con: duckdb.DuckDBPyConnection, contract: Contract, window: Window, previous: str | None = None
+) -> duckdb.DuckDBPyRelation:
+    """The features at the end of a window, from the views of the validated tables.
+
+    Lines that share an order's number are one purchase, at the time of its first line, as long as they lie within the
+    longest look back of each other; a number that comes back later is a new purchase.
+
+    Args:
+        con: with a view `validated_<table>` for each table, holding the windows that
+            `ml.inputs.needed_for_features` lists.
+        contract: the features.
+        window: the window.
+        previous: a view of the features of the window before, for whose `STATE` older purchases need not be read;
+            without it `validated_transactions` holds all windows.
 
     Returns columns: the customer's key, `snapshot_time`, every feature in the contract's order (DOUBLE, or VARCHAR
-    where it is categorical; NULL where it is not defined), and `_at_risk`.
+    where it is categorical; NULL where it is not defined), `_at_risk` and, of purchases, `STATE`.
     """
     if contract.snapshots is not None:
         return _from_snapshots(con, contract, window)
-    return con.sql(_snapshot_sql(contract, window.end, window.key))
+    return con.sql(_snapshot_sql(contract, window, previous))
 
 
 def _from_snapshots(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
@@ -59,28 +79,22 @@ def snapshot_instant(contract: Contract) -> str:
     return event_time(contract, "snapshots")
 
 
-def _snapshot_sql(contract: Contract, at: datetime, key: str) -> str:
-    transactions, label = given(contract.tables.transactions), given(contract.label)
-    customer, time = identifier(transactions.customer), event_time(contract, "transactions")
-    amount = _EXACT.format(identifier(transactions.amount))
-    per_order = f"{customer}, {identifier(transactions.order)}" if transactions.order else None
-    orders = (
-        f"SELECT {customer} AS _customer, min({time}) AS _time, sum({amount}) AS _amount "
-        f"FROM validated_transactions WHERE {time} < {_instant(at)} GROUP BY {per_order}"
-        if per_order
-        else f"SELECT {customer} AS _customer, {time} AS _time, {amount} AS _amount "
-        f"FROM validated_transactions WHERE {time} < {_instant(at)}"
-    )
+def _snapshot_sql(contract: Contract, window: Window, previous: str | None) -> str:
+    label, at = given(contract.label), window.end
     definitions = contract.feature_definitions
     # the names of features begin with a letter, so these of ours collide with none
-    base = ["_customer", "min(_time) AS _first", "max(_time) AS _last", "count(*) AS _orders_ever"]
-    base += [
+    recent = [
         f"{_aggregate(contract, feature, at)} AS {identifier(name)}"
         for name, feature in definitions.items()
-        if _of_orders(feature)
+        if _of_orders(feature) and feature.window_days is not None
     ]
-    parts = [f"{_ORDERS} AS ({orders})", f"_seen AS (SELECT {', '.join(base)} FROM {_ORDERS} GROUP BY _customer)"]
-    joins = ""
+    parts = [
+        f"_orders AS ({_orders(contract, window)})",
+        f"_recent AS (SELECT {', '.join(['_customer', *recent])} FROM _orders GROUP BY _customer)",
+        f"_new AS ({_new_purchases(contract, window, previous)})",
+        f"_seen AS ({_ever(contract, previous)})",
+    ]
+    joins = " LEFT JOIN _recent USING (_customer)"
     by_rows = {
         table: {
             name: feature for name, feature in definitions.items() if feature.table == table and not _of_orders(feature)
@@ -92,15 +106,89 @@ def _snapshot_sql(contract: Contract, at: datetime, key: str) -> str:
             parts.append(f"_rows_of_{table} AS ({_row_aggregates(contract, table, features, at)})")
             joins += f" LEFT JOIN _rows_of_{table} USING (_customer)"
     if contract.tables.customers is not None and any(f.table == "customers" for f in definitions.values()):
-        parts.append(f"_attributes AS ({_attributes(contract, at, key)})")
+        parts.append(f"_attributes AS ({_attributes(contract, at, window.key)})")
         joins += " LEFT JOIN _attributes USING (_customer)"
     tenure = f"({_days(_instant(at), '_first')} / {DAYS_PER_MONTH})"
     selected = [f"_customer AS {identifier(contract.customer.name)}", f"{_instant(at)} AS {SNAPSHOT_TIME}"]
     for name, feature in definitions.items():
         selected.append(f"{_stored(contract, name, _final(name, feature, at, tenure))} AS {identifier(name)}")
     active_since = days_after(at, -label.active_within_days, contract.zone)
-    selected.append(f"(_last >= {_instant(active_since)}) AS {AT_RISK}")
-    return f"WITH {', '.join(parts)} SELECT {', '.join(selected)} FROM _seen{joins} ORDER BY 1"
+    selected += [f"(_last >= {_instant(active_since)}) AS {AT_RISK}", *STATE]
+    return f"WITH {', '.join(parts)} SELECT {', '.join(selected)} FROM _seen{joins}"
+
+
+def _orders(contract: Contract, window: Window) -> str:
+    """Purchases within the longest look back: customer, time, amount."""
+    transactions = given(contract.tables.transactions)
+    customer, time = identifier(transactions.customer), event_time(contract, "transactions")
+    amount = _EXACT.format(identifier(transactions.amount))
+    since = literal(first_looked_at(contract, window, "transactions"))
+    rows = f"FROM validated_transactions WHERE {time} < {_instant(window.end)} AND _window >= {since}"
+    if transactions.order is None:
+        return f"SELECT {customer} AS _customer, {time} AS _time, {amount} AS _amount {rows}"
+    return (
+        f"SELECT {customer} AS _customer, min({time}) AS _time, sum({amount}) AS _amount {rows} "
+        f"GROUP BY {customer}, {identifier(transactions.order)}"
+    )
+
+
+def _new_purchases(contract: Contract, window: Window, previous: str | None) -> str:
+    """First, last and number of the purchases that came with the window or, without a state, with all windows."""
+    transactions = given(contract.tables.transactions)
+    customer, time = identifier(transactions.customer), event_time(contract, "transactions")
+    before = f"{time} < {_instant(window.end)}"
+    new = f"_window = {literal(window.key)}" if previous is not None else "true"
+    number = "count(*)" if transactions.order is None else "NULL::BIGINT"
+    ends = (
+        f"SELECT {customer} AS _customer, min({time}) AS _first, max({time}) AS _last, {number} AS _purchases "
+        f"FROM validated_transactions WHERE {before} AND {new} GROUP BY 1"
+    )
+    if transactions.order is None or not _counts_purchases(contract):
+        return ends
+    counted = [window.key] if previous is not None else history(contract, window)
+    begun = _orders_begun(contract, before, counted)
+    return (
+        "SELECT _customer, _first, _last, coalesce(_begun, 0) AS _purchases "
+        f"FROM ({ends}) LEFT JOIN ({begun}) USING (_customer)"
+    )
+
+
+def _orders_begun(contract: Contract, where: str, counted: list[str]) -> str:
+    """How many orders each customer began in the windows `counted`.
+
+    The lines of an order may lie in several windows: it counts in the first of them. One that comes back after the
+    longest look back counts anew: who starts from a state cannot see the first, so nobody may.
+    """
+    transactions = given(contract.tables.transactions)
+    by = f"{identifier(transactions.customer)}, {identifier(str(transactions.order))}"
+    looks_back_to = ", ".join(
+        f"({literal(key)}, {literal(first_looked_at(contract, window_of(contract, key), 'transactions'))})"
+        for key in counted
+    )
+    return (
+        "SELECT _customer, count(*) AS _begun FROM ("
+        f"SELECT {identifier(transactions.customer)} AS _customer, _window, "
+        f"lag(_window) OVER (PARTITION BY {by} ORDER BY _window) AS _earlier "
+        f"FROM validated_transactions WHERE {where} GROUP BY {by}, _window) "
+        f"JOIN (VALUES {looks_back_to}) AS _reach (_window, _since) USING (_window) "
+        "WHERE _earlier IS NULL OR _earlier < _since GROUP BY 1"
+    )
+
+
+def _counts_purchases(contract: Contract) -> bool:
+    """Whether a feature needs to know how many purchases there ever were."""
+    return any(_of_orders(f) and f.kind is Kind.frequency_per_month for f in contract.feature_definitions.values())
+
+
+def _ever(contract: Contract, previous: str | None) -> str:
+    """First, last and number of all purchases that a customer ever made."""
+    if previous is None:
+        return "SELECT * FROM _new"
+    state = f"SELECT {identifier(contract.customer.name)} AS _customer, {', '.join(STATE)} FROM {identifier(previous)}"
+    return (
+        "SELECT _customer, min(_first) AS _first, max(_last) AS _last, CAST(sum(_purchases) AS BIGINT) AS _purchases "
+        f"FROM ({state} UNION ALL SELECT * FROM _new) GROUP BY 1"
+    )
 
 
 def _of_orders(feature: Feature) -> bool:
@@ -125,22 +213,20 @@ def _recent(contract: Contract, feature: Feature, at: datetime, time: str = "_ti
 
 
 def _aggregate(contract: Contract, feature: Feature, at: datetime) -> str:
-    """SQL over one customer's orders; what is not aggregated there is worked out in `_final`."""
+    """SQL over one customer's recent orders."""
     within = _recent(contract, feature, at)
     match feature.kind:
         case Kind.count:
             return f"count(*) {within}"
         case Kind.sum:
-            return f"coalesce(sum(_amount) {within}, 0)"
+            return f"sum(_amount) {within}"
         case Kind.mean:
             return f"CAST(sum(_amount) {within} AS DOUBLE) / nullif(count(_amount) {within}, 0)"
         case Kind.max:
             return f"max(_amount) {within}"
-        case Kind.mean_gap_days:
+        case _:
             span = _days(f"(max(_time) {within})", f"(min(_time) {within})")
             return f"{span} / nullif(count(*) {within} - 1, 0)"
-        case _:
-            return "NULL"
 
 
 def _row_aggregates(contract: Contract, table: str, features: dict[str, Feature], at: datetime) -> str:
@@ -175,19 +261,20 @@ def _row_aggregates(contract: Contract, table: str, features: dict[str, Feature]
 
 
 def _final(name: str, feature: Feature, at: datetime, tenure: str) -> str:
-    if _of_orders(feature):
-        match feature.kind:
-            case Kind.recency_days:
-                return _days(_instant(at), "_last")
-            case Kind.tenure_months:
-                return tenure
-            case Kind.frequency_per_month:
-                return f"_orders_ever / greatest({tenure}, 1.0)"
-            case _:
-                return identifier(name)
+    """SQL over all that was aggregated: what the feature is in the end. Nothing found is no purchase, not a gap."""
     if feature.kind in (Kind.count, Kind.distinct, Kind.sum):
         return f"coalesce({identifier(name)}, 0)"
-    return identifier(name)
+    if not _of_orders(feature):
+        return identifier(name)
+    match feature.kind:
+        case Kind.recency_days:
+            return _days(_instant(at), "_last")
+        case Kind.tenure_months:
+            return tenure
+        case Kind.frequency_per_month:
+            return f"_purchases / greatest({tenure}, 1.0)"
+        case _:
+            return identifier(name)
 
 
 def _attributes(contract: Contract, at: datetime, key: str) -> str:

@@ -18,15 +18,26 @@ import duckdb
 from churn_platform.contract import as_utc
 from churn_platform.engine import identifier, literal
 from churn_platform.ml.masking import masked
-from churn_platform.ml.rules import ISSUES, column_rules
-from churn_platform.sources.base import ORIGIN, SourceError
+from churn_platform.ml.rules import ISSUES, column_rules, key_of
+from churn_platform.sources.base import ORIGIN, SourceError, horizon
 
 if TYPE_CHECKING:
     from churn_platform.contract import Column, Contract, Table
     from churn_platform.windows import Window
 
-# spaces, tabs, line ends, and the no-break space and byte order mark that spreadsheets leave
-_BLANK = "nullif(trim({}, ' ' || chr(9) || chr(10) || chr(13) || chr(160) || chr(65279)), '')"
+# Spaces and line ends of all kinds, and characters that nobody sees, such as the byte order mark that spreadsheets
+# leave. Looking for so many is slow, so a text that begins and ends with plain characters is let through before.
+_TRIMMED = "\t\n\r \u00a0\u00ad\u1680\u202f\u205f\u2060\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x2010)))
+_BLANK = (
+    "CASE WHEN regexp_full_match({0}, '[!-~]([ -~]*[!-~])?') THEN {0} "
+    f"ELSE nullif(trim({{0}}, {literal(_TRIMMED)}), '') END"
+)
+# What makes two ids of one that look the same: control and format characters, spaces that are none, fillers, variation
+# selectors; and the sign for a character that could not be decoded, which makes one id of two.
+_INVISIBLE = (
+    r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\x{00A0}\x{034F}\x{115F}\x{1160}\x{1680}\x{2000}-\x{200A}\x{202F}\x{205F}\x{2800}"
+    r"\x{3000}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}\x{FFFD}]"
+)
 _WORDS = {
     "string": "text",
     "integer": "a whole number",
@@ -47,6 +58,18 @@ class _Value(NamedTuple):
     kind: str
     failed: str | None = None  # for an expression: SQL that is true where it could not be computed
     written: str = ""  # the expression, for people
+    name: str = ""  # of the source's column, where it is one
+
+
+def _column(name: str, kind: str) -> _Value:
+    """A column of the source. Bytes are text, as older writers of Parquet have it; what is nested has no value."""
+    sql = identifier(name)
+    if kind == "BLOB":
+        text = f"TRY(decode({sql}))"
+        return _Value(text, "VARCHAR", f"({sql} IS NOT NULL AND {text} IS NULL)", "bytes", name)
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")):
+        return _Value("NULL::VARCHAR", "VARCHAR", f"({sql} IS NOT NULL)", "a list or a structure", name)
+    return _Value(sql, kind, name=name)
 
 
 def typed_rows(
@@ -54,8 +77,10 @@ def typed_rows(
 ) -> duckdb.DuckDBPyRelation:
     """The rows of a source view that belong to a window: typed, masked, with `_source` and `_issues`.
 
-    A table without a time column lands whole with every window. A row whose time cannot be read, or that lies outside
-    every window, belongs to the first window of the file that it came in: so it is seen once, and quarantined.
+    A table without a time column lands whole with every window. Where the contract says when a row `arrived`, it
+    belongs to the window in which it became known, else to that of its time. A misfit, whose time cannot be read or
+    lies outside every window, belongs to the window with whose view it comes (`sources.base.Source.rows`), and will be
+    quarantined.
     The connection's time zone must be the contract's, and `masking.install_key` must have been called. The rows are
     read here and now, into a temporary table, so that whatever is wrong with the source is reported from here.
 
@@ -64,26 +89,66 @@ def typed_rows(
     """
     table = contract.tables.items()[table_name]
     sources = _source_expressions(con, table_name, table, view)
-    selected, issues = [], []
+    selected, issues = [], _header_once_more(table, sources)
+    ids = {table.customer, getattr(table, "order", None), *table.unique}
     for name, column in table.kept.items():
         present, typed = _typed(column, sources[name], table.decimal)
         selected.append(f"{masked(column, typed)} AS {identifier(name)}")
         issues += _issues(name, column, present, typed)
+        if name in ids and column.type == "string":
+            words = literal(f"{name} holds a character that nobody sees")
+            issues.append(f"CASE WHEN regexp_matches({typed}, {literal(_INVISIBLE)}) THEN {words} END")
     listed = f"nullif(concat_ws('; ', {', '.join(issues)}), '')" if issues else "NULL::VARCHAR"
     selected += [f"{ORIGIN}", f"{listed} AS {ISSUES}"]
     where = "true"
     target = identifier(f"_typed_{table_name}")
     try:
         if table.time_column is not None:
-            _, time = _typed(table.columns[table.time_column], sources[table.time_column], table.decimal)
-            where = _belongs(con, contract, view, time, window)
+            where = _belongs(contract, known_at(table, sources), window)
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE {target} AS "
             f"SELECT {', '.join(selected)} FROM {identifier(view)} WHERE {where}"
         )
     except duckdb.Error as error:
         raise SourceError(f"the source of tables.{table_name} cannot be read: {_without_values(error)}") from None
+    if not key_of(contract, table_name):
+        _require_single(con, contract, table_name, target, window)
     return con.sql(f"SELECT * FROM {target}")
+
+
+def _header_once_more(table: Table, sources: dict[str, _Value]) -> list[str]:
+    """SQL for an issue where a row of texts repeats the columns' names, as files that were put together have them."""
+    if len(sources) < 2 or any(source.kind not in _TEXT or not source.name for source in sources.values()):
+        return []
+    repeated = " AND ".join(f"{sources[name].sql} = {literal(sources[name].name)}" for name in table.kept)
+    return [f"CASE WHEN {repeated} THEN 'the header stands here once more' END"]
+
+
+_FEWEST = 10  # different rows: of fewer it may be chance that each stands there twice
+
+
+def _require_single(
+    con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, rows: str, window: Window
+) -> None:
+    """Refuse a window of which every row stands there twice or more: without a key, each would count so often.
+
+    Raises:
+        SourceError: it is so.
+    """
+    columns = ", ".join(map(identifier, contract.tables.items()[table_name].kept))
+    # the estimate is off by a fifth at most, and spares the grouping of nearly every window
+    seen, about = con.execute(f"SELECT count(*), approx_count_distinct(hash({columns})) FROM {rows}").fetchall()[0]
+    if about > 0.75 * seen:
+        return
+    fewest, different = con.execute(
+        f"SELECT min(times), count(*) FROM (SELECT count(*) AS times FROM {rows} GROUP BY {columns})"
+    ).fetchall()[0]
+    if different >= _FEWEST and fewest > 1:
+        raise SourceError(
+            f"every row of tables.{table_name} in the window {window.key} stands there more than once: {seen:,} rows, "
+            f"{different:,} different ones. Export it again without the copies; or name under "
+            f"tables.{table_name}.unique the columns that together may appear once only, and copies go to quarantine."
+        )
 
 
 def newest_time(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, view: str) -> datetime | None:
@@ -93,12 +158,13 @@ def newest_time(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: 
         SourceError: the view lacks a column that the contract names, or no time in it can be read.
     """
     table = contract.tables.items()[table_name]
-    source = _source_expressions(con, table_name, table, view)[str(table.time_column)]
+    sources = _source_expressions(con, table_name, table, view)
     column = table.columns[str(table.time_column)]
-    present, time = _typed(column, source, table.decimal)
+    present, _ = _typed(column, sources[str(table.time_column)], table.decimal)
     newest, readable, rows, example = con.execute(
         f"SELECT max(t) FILTER (t <= now() AND isfinite(t)), count(t), count(*), min(p) FILTER (t IS NULL) "
-        f"FROM (SELECT {time} AS t, left(CAST({present} AS VARCHAR), 40) AS p FROM {identifier(view)})"
+        f"FROM (SELECT {known_at(table, sources)} AS t, left(CAST({present} AS VARCHAR), 40) AS p "
+        f"FROM {identifier(view)})"
     ).fetchall()[0]
     if newest is None and rows:
         such = f", such as {example!r}" if example is not None and column.pii == "keep" else ""
@@ -106,6 +172,94 @@ def newest_time(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: 
         remedy = 'Name the right column, or say with `format` how it is written: format: "%d/%m/%Y %H:%M".'
         raise SourceError(f"tables.{table_name}.columns.{table.time_column}: {what} {remedy}")
     return None if newest is None else as_utc(newest, contract.zone)
+
+
+def surveyed(
+    con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, view: str, salt: str
+) -> list[tuple[str, str, int, int, int | None, int | None]]:
+    """What one scan of a source view finds, per `_source` and window in which rows became known.
+
+    Returns (`_source`, the key of the window, number of rows, sum of their hashes, first and last time in microseconds
+    since 1970) of each. In place of a key stands "" where the time cannot be read, and "<" or ">" where it lies before
+    or after the history. A hash is half of the MD5 of what the platform reads of a row, with `salt`: it does not depend
+    on the engine's version, nor on the type that the file gives a value.
+
+    Raises:
+        SourceError: the view lacks a column that the contract names.
+        duckdb.Error: it cannot be read.
+    """
+    table = contract.tables.items()[table_name]
+    sources = _source_expressions(con, table_name, table, view)
+    values = [_as_text(column, *_typed(column, sources[name], table.decimal)) for name, column in table.kept.items()]
+    start = literal(as_utc(contract.time.start, contract.zone).isoformat())
+    outside = f"WHEN t IS NULL THEN '' WHEN t < TIMESTAMPTZ {start} THEN '<'"
+    if contract.time.end is not None:
+        outside += f" WHEN t >= TIMESTAMPTZ {literal(as_utc(contract.time.end, contract.zone).isoformat())} THEN '>'"
+    first = literal(contract.time.start.isoformat())
+    day = "CAST(t AS DATE)"
+    window = {
+        "monthly": f"CAST(date_trunc('month', {day}) AS DATE)",
+        "weekly": f"DATE {first} + CAST(({day} - DATE {first}) // 7 * 7 AS INTEGER)",
+        "daily": day,
+    }[contract.time.cadence]
+    time = known_at(table, sources)
+    con.execute("SET VARIABLE source_salt = ?", [salt])
+    return con.execute(
+        f"SELECT {ORIGIN}, coalesce(o, CAST(w AS VARCHAR)), count(*), sum(h), min(epoch_us(t)), max(epoch_us(t)) FROM ("
+        f"SELECT {ORIGIN}, t, h, o, CASE WHEN o IS NULL THEN {window} END AS w FROM ("
+        f"SELECT *, CASE {outside} END AS o FROM ("
+        f"SELECT {ORIGIN}, CASE WHEN isfinite({time}) THEN {time} END AS t, "
+        f"CAST(md5_number_lower(concat_ws(chr(31), getvariable('source_salt'), {', '.join(values)})) AS HUGEINT) AS h "
+        f"FROM {identifier(view)}))) GROUP BY {ORIGIN}, o, w"
+    ).fetchall()
+
+
+def _as_text(column: Column, present: str, typed: str) -> str:
+    """SQL for what is read of a value, as text: an instant counts, not the zone that it is shown in."""
+    text = f"epoch_us({typed})" if column.type == "timestamp" else typed
+    return f"coalesce(CAST({text} AS VARCHAR), '?' || CAST({present} AS VARCHAR), '')"
+
+
+def inside(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, view: str, window: Window) -> str:
+    """SQL that is true for a source view's rows that became known within a window.
+
+    Where the source has times, it says so once more of the bare column: a reader of Parquet then skips row groups.
+    """
+    table = contract.tables.items()[table_name]
+    sources = _source_expressions(con, table_name, table, view)
+    source = sources[str(table.time_column)]
+    where = _between(known_at(table, sources), window.start, window.end)
+    bare = source.failed is None and (source.kind == "DATE" or source.kind.startswith("TIMESTAMP"))
+    if table.arrived_column is None and bare:
+        # two days cover every offset of a zone, and the time of day that a column of type date leaves out
+        since, until = window.start - timedelta(days=2), window.end + timedelta(days=2)
+        if source.kind != "TIMESTAMP WITH TIME ZONE":
+            since, until = (moment.astimezone(contract.zone).replace(tzinfo=None) for moment in (since, until))
+        kind = "TIMESTAMP" if since.tzinfo is None else "TIMESTAMPTZ"
+        where += f" AND {source.sql} >= {kind} {literal(since)} AND {source.sql} < {kind} {literal(until)}"
+    return where
+
+
+def known_at(table: Table, sources: dict[str, _Value]) -> str:
+    """SQL for the instant at which a row became known: that of its time or of its arrival, whichever is later.
+
+    A row whose time nobody can read became known when it arrived; without a readable arrival nobody knows.
+    """
+
+    def instant(name: str) -> str:
+        return f"CAST({_typed(table.columns[name], sources[name], table.decimal)[1]} AS TIMESTAMPTZ)"
+
+    event = instant(str(table.time_column))
+    if table.arrived_column is None:
+        return event
+    arrived = instant(table.arrived_column)
+    return f"CASE WHEN {arrived} IS NOT NULL THEN greatest({event}, {arrived}) END"
+
+
+def stored(con: duckdb.DuckDBPyConnection, column: Column, text: str) -> object:
+    """A value of a column as the tables hold it, from a text of the source; None where it does not fit the type."""
+    _, typed = _typed(column, _Value("written", "VARCHAR"), ".")
+    return con.execute(f"SELECT {masked(column, typed)} FROM (SELECT ?::VARCHAR AS written)", [text]).fetchall()[0][0]
 
 
 def _without_values(error: duckdb.Error) -> str:
@@ -126,7 +280,7 @@ def _source_expressions(con: duckdb.DuckDBPyConnection, table_name: str, table: 
         written = column.from_ if column.from_ is not None else name
         alike = [written] if written in there else by_case.get(written.lower(), [])
         if len(alike) == 1:
-            found[name] = _Value(identifier(alike[0]), there[alike[0]])
+            found[name] = _column(alike[0], there[alike[0]])
             continue
         detail = ""
         # a bare word is never an expression: `user` would quietly be DuckDB's own user
@@ -230,7 +384,7 @@ def _number(text: str, decimal: str) -> str:
         shape = literal(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?(,\d*)?([eE][+-]?\d+)?")
         plain = f"replace(replace({text}, '.', ''), ',', '.')"
         text = f"CASE WHEN regexp_full_match({text}, {shape}) THEN {plain} END"
-    number = f"TRY_CAST({text} AS DOUBLE)"
+    number = f"CASE WHEN NOT contains({text}, '_') THEN TRY_CAST({text} AS DOUBLE) END"  # 1_000 is a number in SQL only
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
@@ -262,11 +416,16 @@ def _whole(_: Column, source: _Value, value: str, decimal: str) -> str:
         plain = f"replace(replace({value}, '.', ''), ',', '.')"
         value = f"CASE WHEN {_number(value, decimal)} IS NOT NULL THEN {plain} END"
     wide = f"TRY_CAST({value} AS DECIMAL(38, 18))"
+    if source.kind in _TEXT:
+        wide = f"CASE WHEN NOT contains({value}, '_') THEN {wide} END"
     return f"CASE WHEN {wide} = floor({wide}) THEN TRY_CAST({wide} AS BIGINT) END"
 
 
 def _finite(_: Column, source: _Value, value: str, decimal: str) -> str:
-    return _number(value, decimal if source.kind in _TEXT else ".")
+    if source.kind not in _TEXT:
+        number = f"TRY_CAST({value} AS DOUBLE)"
+        return f"CASE WHEN isfinite({number}) THEN {number} END"
+    return _number(value, decimal)
 
 
 def _truth(_: Column, _source: _Value, value: str, _decimal: str) -> str:
@@ -277,6 +436,9 @@ def _truth(_: Column, _source: _Value, value: str, _decimal: str) -> str:
 
 def _text(_: Column, source: _Value, value: str, _decimal: str) -> str:
     plain = f"CAST({value} AS VARCHAR)"
+    if source.kind in _TEXT:
+        # one form of what Unicode holds equal (NFC, UAX 15); DuckDB's function would cut a text at a NUL
+        return f"CASE WHEN contains({plain}, chr(0)) THEN {plain} ELSE nfc_normalize({plain}) END"
     if source.kind not in _FLOATS:
         return plain
     whole = f"TRY_CAST({value} AS HUGEINT)"  # ids that went through pandas with a gap come as 17850.0
@@ -314,26 +476,13 @@ def _issues(name: str, column: Column, present: str, typed: str) -> list[str]:
     return issues
 
 
-def _belongs(con: duckdb.DuckDBPyConnection, contract: Contract, view: str, time: str, window: Window) -> str:
-    """SQL that is true for the rows of a window, and for the misfits that travel with it."""
+def _belongs(contract: Contract, time: str, window: Window) -> str:
+    """SQL that is true for the rows of a window, and for misfits."""
     start = as_utc(contract.time.start, contract.zone)
-    last = datetime.now(UTC) + timedelta(days=1)
-    end = min(as_utc(contract.time.end, contract.zone), last) if contract.time.end else last
+    fits = _between(time, start, horizon(contract, datetime.now(UTC)))
+    return f"{_between(time, window.start, window.end)} OR {fits} IS NOT TRUE"
 
-    def between(first: datetime, after: datetime) -> str:
-        since, until = literal(first.isoformat()), literal(after.isoformat())
-        return f"({time} >= TIMESTAMPTZ {since} AND {time} < TIMESTAMPTZ {until})"
 
-    fits, inside = between(start, end), between(window.start, window.end)
-    files = con.execute(
-        f"SELECT {ORIGIN} FROM {identifier(view)} GROUP BY 1 "
-        f"HAVING count(*) > count(*) FILTER ({fits}) "
-        f"AND coalesce(min({time}) FILTER ({fits}), TIMESTAMPTZ {literal(start.isoformat())}) "
-        f">= TIMESTAMPTZ {literal(window.start.isoformat())} "
-        f"AND coalesce(min({time}) FILTER ({fits}), TIMESTAMPTZ {literal(start.isoformat())}) "
-        f"< TIMESTAMPTZ {literal(window.end.isoformat())}"
-    ).fetchall()
-    if not files:
-        return inside
-    listed = ", ".join(literal(file) for (file,) in files)
-    return f"{inside} OR ({ORIGIN} IN ({listed}) AND ({fits}) IS NOT TRUE)"
+def _between(time: str, first: datetime, after: datetime) -> str:
+    since, until = literal(first.isoformat()), literal(after.isoformat())
+    return f"({time} >= TIMESTAMPTZ {since} AND {time} < TIMESTAMPTZ {until})"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, as_utc, days_after, given, label_value
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, days_after, given, label_value
 from churn_platform.engine import identifier, literal
 from churn_platform.ml.features import event_time, snapshot_instant
-from churn_platform.windows import windows
+from churn_platform.ml.inputs import matured_observations
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,23 +24,11 @@ if TYPE_CHECKING:
     from churn_platform.windows import Window
 
 
-def matured_observations(contract: Contract, window: Window) -> list[datetime]:
-    """The observation times whose labels matured in a window: after its start and not after its end."""
-    label = given(contract.label)
-    first = days_after(as_utc(contract.time.start, contract.zone), label.warmup_days, contract.zone)
-    wait = label.lead_days + label.horizon_days
-    observed = [candidate.end for candidate in windows(contract, window.end)]
-    return [
-        time
-        for time in observed
-        if time >= first and window.start < days_after(time, wait, contract.zone) <= window.end
-    ]
-
-
 def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) -> duckdb.DuckDBPyRelation:
     """The labels that matured in a window.
 
-    Reads the validated view `validated_transactions` (or `validated_snapshots`) up to the window. Returns columns: the
+    Reads the view `validated_transactions` (or `validated_snapshots`), which holds the windows that
+    `ml.inputs.needed_for_labels` lists. Returns columns: the
     customer's key, `snapshot_time` (the observation), `churned` (0 or 1) and `label_matured_at`. Only customers at risk
     are labelled: those who bought within `active_within_days` before the observation.
     """

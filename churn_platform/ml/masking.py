@@ -24,20 +24,30 @@ def pseudonym(key: bytes, value: str) -> str:
     return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
 
 
-def install_key(con: duckdb.DuckDBPyConnection, key: bytes) -> None:
-    """Give a connection the key, as variables: SQL text ends up in error messages and logs, variables do not."""
+def derived(key: bytes, purpose: str) -> bytes:
+    """A key for another purpose, so that what is hashed for it is not the pseudonym (HKDF-Expand, RFC 5869)."""
+    return hmac.new(key, purpose.encode() + b"\x01", hashlib.sha256).digest()
+
+
+def install_key(con: duckdb.DuckDBPyConnection, key: bytes, name: str = "pii") -> None:
+    """Give a connection a key, as variables: SQL text ends up in error messages and logs, variables do not."""
     if len(key) > _BLOCK:
         key = hashlib.sha256(key).digest()
     padded = key.ljust(_BLOCK, b"\0")
-    con.execute("SET VARIABLE pii_inner = ?::BLOB", [bytes(byte ^ 0x36 for byte in padded)])
-    con.execute("SET VARIABLE pii_outer = ?::BLOB", [bytes(byte ^ 0x5C for byte in padded)])
+    con.execute(f"SET VARIABLE {name}_inner = ?::BLOB", [bytes(byte ^ 0x36 for byte in padded)])
+    con.execute(f"SET VARIABLE {name}_outer = ?::BLOB", [bytes(byte ^ 0x5C for byte in padded)])
+
+
+def hashed(text: str, name: str = "pii") -> str:
+    """SQL for the masked form of SQL for a text, by an installed key."""
+    inner = f"unhex(sha256(getvariable('{name}_inner') || encode({text})))"
+    return f"left(sha256(getvariable('{name}_outer') || {inner}), {_DIGITS})"
 
 
 def masked(column: Column, typed: str) -> str:
     """SQL for a column's value as it may be stored, from SQL for its typed value."""
     if column.pii == "hash":
-        inner = f"unhex(sha256(getvariable('pii_inner') || encode(CAST({typed} AS VARCHAR))))"
-        return f"left(sha256(getvariable('pii_outer') || {inner}), {_DIGITS})"
+        return hashed(f"CAST({typed} AS VARCHAR)")
     if column.pii == "bucket":
         return f"floor(({typed}) / {column.bucket}) * {column.bucket}"
     return typed

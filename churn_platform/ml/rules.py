@@ -5,6 +5,7 @@ A row rule is an SQL predicate that is true for a good row; what breaks one goes
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from churn_platform.contract import Kind, plain
 from churn_platform.engine import identifier, literal
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from churn_platform.contract import Column, Contract, Table
 
 ISSUES = "_issues"  # what went wrong with a row while it was given its types; NULL for a good one
@@ -48,10 +51,10 @@ def column_rules(name: str, column: Column, value: str | None = None) -> list[Ro
     if column.min is not None or column.max is not None:
         bounds, words = [], []
         if column.min is not None:
-            bounds.append(f"{value} >= {literal(column.min)}")
+            bounds.append(f"{value} >= {_bound(column.min)}")
             words.append(f"below {plain(column.min)}")
         if column.max is not None:
-            bounds.append(f"{value} <= {literal(column.max)}")
+            bounds.append(f"{value} <= {_bound(column.max)}")
             words.append(f"above {plain(column.max)}")
         rules.append(
             RowRule(
@@ -83,15 +86,37 @@ def column_rules(name: str, column: Column, value: str | None = None) -> list[Ro
                 f"({value} IS NULL OR regexp_full_match({value}, {literal(column.pattern)}))",
                 f"{name} does not match its pattern",
                 "expect_column_values_to_match_regex",
-                {"column": name, "regex": rf"\A(?:{column.pattern})\Z"},
+                {"column": name, "regex": _whole_text(column.pattern)},
             )
         )
     return rules
 
 
+def _bound(value: float | date) -> str:
+    """A bound as SQL; a whole number as such, or a column of integers would be compared as floating point."""
+    return plain(value) if isinstance(value, float) and abs(value) < 2**53 else literal(value)
+
+
+def _whole_text(pattern: str) -> str:
+    """A pattern of the engine (RE2) as Python has it: of the whole text, and of ASCII letters, digits and spaces."""
+    flags = re.match(r"\(\?([ims]+)\)", pattern)
+    given, rest = (flags.group(1), pattern[flags.end() :]) if flags else ("", pattern)
+    return rf"(?a{given})\A(?:{rest})\Z"
+
+
 def row_rules(table: Table) -> list[RowRule]:
     """The rules that are judged on stored rows: those of columns whose values are stored as they came."""
-    return [rule for name, column in table.kept.items() if column.pii == "keep" for rule in column_rules(name, column)]
+    return [
+        rule
+        for name, column in table.kept.items()
+        if column.pii == "keep"
+        for rule in column_rules(name, column, known(name, column))
+    ]
+
+
+def known(name: str, column: Column) -> str:
+    """SQL for a stored value that is NULL where there is none; NaN is none, as it is to Great Expectations."""
+    return f"nullif({identifier(name)}, 'NaN'::DOUBLE)" if column.type == "float" else identifier(name)
 
 
 LARGEST_SUMMED = 10**12  # amounts are summed exactly, as DECIMAL(18, 6)

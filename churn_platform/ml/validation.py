@@ -1,12 +1,13 @@
 """Validation: which rows are good, which go to quarantine and why, and whether the window as a whole may pass.
 
-The split runs in SQL on any number of rows. Great Expectations judges the same rules, from the same home
-(`ml.rules`), on the incoming rows and gives the report that people read.
+The split runs in SQL on any number of rows. The expectations (`ml.expectations`) judge the same rules, from the same
+home (`ml.rules`); how the window compares with those before it is judged in `ml.comparison`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from churn_platform.contract import as_utc, given, label_value
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-    from churn_platform.contract import Contract
+    from churn_platform.contract import Contract, Table
     from churn_platform.ml.expectations import Verdict
+
+
+OUTSIDE = "lies outside the history that the contract describes"
 
 
 @dataclass(frozen=True)
@@ -47,53 +51,95 @@ class Split:
 def split(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, raw: str) -> Split:
     """Divide the rows of the view `raw` into good rows and quarantined ones with their reasons.
 
-    Of rows that share a key that may appear once only, the first (in the order of all columns) of those with nothing
-    else against them is good; which of them is true cannot be known, and the choice must be the same at every run.
+    Only what is bad is put aside, in a temporary table; the good rows are the view's own with a filter over them, so
+    that any number of them is read as a stream. Of rows that share a key that may appear once only, the first (in the
+    order of all columns) of those with nothing else against them is good; which of them is true cannot be known, and
+    the choice must be the same at every run.
     """
     table = contract.tables.items()[table_name]
-    reasons = [ISSUES]
+    faults = _faults(contract, table_name)
+    # as one expression: taken apart and pushed down into the reader, the rules are slower
+    fine = f"CASE WHEN {' AND '.join(f'({good})' for good, _ in faults)} THEN true ELSE false END"
+    reasons = ", ".join(reason for _, reason in faults)
+    columns = ", ".join(map(identifier, table.kept))
+    key = key_of(contract, table_name)
+    twins = bool(key) and _find_duplicates(con, table, raw, key, fine)
+    alone = identifier(raw)
+    if twins:
+        alone += f" ANTI JOIN _twice USING ({', '.join(map(identifier, key))})"
+    good = f"SELECT {columns} FROM {alone} WHERE {fine}"
+    quarantined = f"SELECT {columns}, {ORIGIN}, concat_ws('; ', {reasons}) AS {REASON} FROM {alone} WHERE NOT {fine}"
+    if twins:
+        words = literal(f"duplicate of another row with the same {', '.join(key)}")
+        good += f" UNION ALL SELECT {columns} FROM _duplicates WHERE _good AND _place = 1"
+        quarantined += (
+            f" UNION ALL SELECT {columns}, {ORIGIN}, "
+            f"concat_ws('; ', {reasons}, CASE WHEN _place > 1 THEN {words} END) AS {REASON} "
+            "FROM _duplicates WHERE NOT _good OR _place > 1"
+        )
+    con.execute(f"CREATE OR REPLACE TEMP TABLE _quarantined AS {quarantined}")
+    (bad,) = con.execute("SELECT count(*) FROM _quarantined").fetchall()[0]
+    return Split(
+        good=con.sql(good if bad else f"SELECT {columns} FROM {identifier(raw)}"),
+        quarantined=con.sql("SELECT * FROM _quarantined"),
+        rows=con.execute(f"SELECT count(*) FROM {identifier(raw)}").fetchall()[0][0],
+        bad=bad,
+        reasons=count_reasons(con, "_quarantined"),
+    )
+
+
+def count_reasons(con: duckdb.DuckDBPyConnection, view: str) -> dict[str, int]:
+    """How many quarantined rows of a view have each reason; a row may have several. No value is quoted."""
+    counted = con.execute(
+        f"SELECT regexp_replace(reason, chr(39) || '.*' || chr(39), 'a value'), count(*) FROM "
+        f"(SELECT unnest(string_split({REASON}, '; ')) AS reason FROM {identifier(view)}) GROUP BY 1 ORDER BY 2 DESC, 1"
+    ).fetchall()
+    return dict(counted)
+
+
+def _find_duplicates(con: duckdb.DuckDBPyConnection, table: Table, raw: str, key: list[str], fine: str) -> bool:
+    """Put aside the rows whose whole key stands there twice, in the order in which the first of them is kept.
+
+    Most tables have none. They are found by a grouping of the key alone, and nothing but they is sorted.
+    """
+    by = ", ".join(map(identifier, key))
+    whole = " AND ".join(f"{identifier(column)} IS NOT NULL" for column in key)
+    order = ", ".join([f"NOT {fine}", *map(identifier, table.kept), ORIGIN, ISSUES])
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE _twice AS SELECT {by} FROM {identifier(raw)} WHERE {whole} "
+        f"GROUP BY {by} HAVING count(*) > 1"
+    )
+    if not con.execute("SELECT 1 FROM _twice LIMIT 1").fetchall():
+        return False
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE _duplicates AS SELECT *, {fine} AS _good, "
+        f"row_number() OVER (PARTITION BY {by} ORDER BY {order}) AS _place "
+        f"FROM {identifier(raw)} SEMI JOIN _twice USING ({by})"
+    )
+    return True
+
+
+def _faults(contract: Contract, table_name: str) -> list[tuple[str, str]]:
+    """All that can be wrong with a row by itself: SQL that is true (never NULL) for a good row, and SQL that gives
+    the reason in words for a bad one."""
+    table = contract.tables.items()[table_name]
+    found = [(f"{ISSUES} IS NULL", ISSUES)]
     for name in summed_columns(contract, table_name):
-        words = literal(f"{name} is too large to be summed exactly")
-        reasons.append(f"CASE WHEN abs({identifier(name)}) >= {LARGEST_SUMMED} THEN {words} END")
+        fits = f"(abs({identifier(name)}) < {LARGEST_SUMMED}) IS NOT FALSE"
+        found.append((fits, f"CASE WHEN NOT ({fits}) THEN {literal(f'{name} is too large to be summed exactly')} END"))
     for rule in row_rules(table):
         broken = f"NOT ({rule.good}) AND {_unexplained(rule)}"
-        reasons.append(f"CASE WHEN {broken} THEN {literal(rule.reason)} END")
+        found.append((rule.good, f"CASE WHEN {broken} THEN {literal(rule.reason)} END"))
     if table.time_column is not None:
-        reasons.append(_outside(contract, table.time_column))
+        inside = _inside(contract, table.time_column)
+        found.append((inside, f"CASE WHEN NOT ({inside}) THEN {literal(f'{table.time_column} {OUTSIDE}')} END"))
     label = contract.snapshots.label if contract.snapshots is not None else None
     if label is not None and label.negative is not None:
         spec = table.columns[label.column]
         listed = ", ".join(literal(label_value(spec, value)) for value in (label.positive, label.negative))
-        words = literal(label.column + " is neither label")
-        reasons.append(f"CASE WHEN {identifier(label.column)} NOT IN ({listed}) THEN {words} END")
-    judged = f"nullif(concat_ws('; ', {', '.join(reasons)}), '')"
-    duplicate = "NULL::VARCHAR"
-    key = key_of(contract, table_name)
-    if key:
-        by = ", ".join(map(identifier, key))
-        order = ", ".join(["_judgement IS NOT NULL", *map(identifier, table.kept), ORIGIN, ISSUES])
-        words = literal(f"duplicate of another row with the same {', '.join(key)}")
-        whole = " AND ".join(f"{identifier(column)} IS NOT NULL" for column in key)
-        duplicate = f"CASE WHEN {whole} AND row_number() OVER (PARTITION BY {by} ORDER BY {order}) > 1 THEN {words} END"
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE _judged AS SELECT * EXCLUDE (_judgement), "
-        f"nullif(concat_ws('; ', _judgement, {duplicate}), '') AS {REASON} "
-        f"FROM (SELECT *, {judged} AS _judgement FROM {identifier(raw)})"
-    )
-    columns = ", ".join([*map(identifier, table.kept)])
-    counted = con.execute(
-        f"SELECT regexp_replace(reason, chr(39) || '.*' || chr(39), 'a value'), count(*) FROM "
-        f"(SELECT unnest(string_split({REASON}, '; ')) AS reason FROM _judged WHERE {REASON} IS NOT NULL) "
-        "GROUP BY 1 ORDER BY 2 DESC, 1"
-    ).fetchall()
-    rows, bad = con.execute(f"SELECT count(*), count({REASON}) FROM _judged").fetchall()[0]
-    return Split(
-        good=con.sql(f"SELECT {columns} FROM _judged WHERE {REASON} IS NULL"),
-        quarantined=con.sql(f"SELECT {columns}, {ORIGIN}, {REASON} FROM _judged WHERE {REASON} IS NOT NULL"),
-        rows=rows,
-        bad=bad,
-        reasons=dict(counted),
-    )
+        known = f"({identifier(label.column)} IN ({listed})) IS NOT FALSE"
+        found.append((known, f"CASE WHEN NOT ({known}) THEN {literal(label.column + ' is neither label')} END"))
+    return found
 
 
 def _unexplained(rule: RowRule) -> str:
@@ -101,14 +147,15 @@ def _unexplained(rule: RowRule) -> str:
     return f"({ISSUES} IS NULL OR NOT regexp_matches({ISSUES}, {literal(f'(^|; ){rule.column}: ')}))"
 
 
-def _outside(contract: Contract, column: str) -> str:
-    value = identifier(column)
-    late = f"{value} > now() + INTERVAL 1 DAY"
+def _inside(contract: Contract, column: str) -> str:
+    """SQL that is true for a time within the history, or none at all."""
+    # one instant for all statements of a split: no row may be good in one of them and bad in another
+    end = datetime.now(UTC) + timedelta(days=1)
     if contract.time.end is not None:
-        late += f" OR {value} >= TIMESTAMPTZ {literal(as_utc(contract.time.end, contract.zone).isoformat())}"
-    early = f"{value} < TIMESTAMPTZ {literal(as_utc(contract.time.start, contract.zone).isoformat())}"
-    words = literal(f"{column} lies outside the history that the contract describes")
-    return f"CASE WHEN {early} OR {late} THEN {words} END"
+        end = min(end, as_utc(contract.time.end, contract.zone))
+    start = as_utc(contract.time.start, contract.zone)
+    value, first, after = identifier(column), literal(start.isoformat()), literal(end.isoformat())
+    return f"({value} >= TIMESTAMPTZ {first} AND {value} < TIMESTAMPTZ {after}) IS NOT FALSE"
 
 
 def table_findings(contract: Contract, table_name: str, divided: Split) -> list[Finding]:
@@ -122,11 +169,14 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
     if not divided.rows:
         few = "If the history begins later, move time.start; where a window may be empty, set min_rows: 0."
     hints = _hints([reason for reason, _ in reasons])
+    most = f" and at most {table.max_rows:,}" if table.max_rows is not None else ""
+    if table.max_rows is not None and good > table.max_rows:
+        few = f"If so many rows are right, raise tables.{table_name}.max_rows in contract.yaml."
     return [
         Finding(
             "has_enough_rows",
-            good >= table.min_rows,
-            f"{good:,} good rows, at least {table.min_rows:,} are needed",
+            good >= table.min_rows and (table.max_rows is None or good <= table.max_rows),
+            f"{good:,} good rows, at least {table.min_rows:,}{most} are needed",
             f"Check that the export of this window is whole. {few}",
             {"good_rows": good, "min_rows": table.min_rows},
         ),
@@ -144,7 +194,7 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
 
 _HINTS = {
     "is missing": "`nullable: true` allows gaps",
-    "outside the history": "time.start and time.end bound the history",
+    OUTSIDE: "time.start and time.end bound the history",
     "duplicate of": "one row a key is right, so remove the copies or correct `unique`",
     "not a date": "`format` says how a date is written",
     "number": "`type` and `decimal` say how a number is written",
@@ -188,7 +238,7 @@ def suite_finding(table_name: str, verdict: Verdict) -> Finding:
     return Finding(
         "great_expectations_suite_passes",
         verdict.passed,
-        f"{len(verdict.results)} expectations on {verdict.rows:,} rows"
+        f"{len(verdict.results)} expectations on {verdict.rows:,} rows, judged by {verdict.judge}"
         + ("" if verdict.passed else f"; failed: {verdict.failures}"),
         "Correct the source and materialize the raw table of this window again, or correct what "
         f"tables.{table_name} in contract.yaml expects.",

@@ -10,18 +10,22 @@ import importlib
 import os
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from churn_platform.contract import SNAPSHOT_TIME
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
+    import duckdb
     import pandas as pd
     from feast import FeatureStore as Feast
     from feast import RepoConfig
 
     from churn_platform.contract import Contract
+    from churn_platform.resources.online_writer import Layout, Writer, Written
     from churn_platform.settings import Settings
 
 
@@ -103,6 +107,10 @@ class FeatureStore:
         definitions = self.definitions
         view = definitions.feature_view(self.contract, table)
         objects = [definitions.entity(self.contract), view, definitions.feature_service(self.contract, view)]
+        if self.settings.redis is None:
+            from churn_platform.resources.online_writer import create_sqlite
+
+            create_sqlite(self.settings.home / "online_store.db")
         self.feast.apply(objects)
         return [thing.name for thing in objects]
 
@@ -123,14 +131,69 @@ class FeatureStore:
         if entities.duplicated(key).any():
             raise FeatureStoreError("the same customer and time was asked for twice; labels must be unique.")
         found = self.feast.get_historical_features(entity_df=entities, features=self.references).to_df()
+        if found[key].equals(entities[key].reset_index(drop=True)):  # as our offline store answers: row for row
+            return found[[*entities.columns, *self.contract.feature_names]]
         joined = entities.merge(found[[*key, *self.contract.feature_names]], on=key, how="left", validate="one_to_one")
         if len(found) != len(entities) or len(joined) != len(entities):
             raise FeatureStoreError(f"{len(entities):,} rows were asked for and {len(found):,} came back.")
         return joined
 
-    def materialize_between(self, start: datetime, end: datetime) -> None:
-        """Bring online, for each customer, the newest features of a stretch of time."""
-        self.feast.materialize(start, end, feature_views=[self.definitions.view_name(self.contract)])
+    @cached_property
+    def _layout(self) -> Layout:
+        from churn_platform.resources.online_writer import Layout
+
+        customer = self.contract.customer
+        return Layout(
+            project=self.contract.name,
+            view=self.definitions.view_name(self.contract),
+            features=tuple(self.contract.feature_names),
+            customer=customer.name,
+            integer_customers=customer.type == "integer",
+        )
+
+    def _writer(self) -> Writer:
+        from churn_platform.resources.online_writer import RedisWriter, SqliteWriter
+
+        config = self.feast.config
+        if self.settings.redis is not None:
+            return RedisWriter(config, self._layout)
+        return SqliteWriter(Path(config.online_store.path), self._layout)
+
+    def materialize(
+        self, con: duckdb.DuckDBPyConnection, view: str, progress: Callable[[int], None] = lambda _: None
+    ) -> Written:
+        """Bring features online: the newest row of each customer of a view, unless the store has a later one.
+
+        It may be killed and done again. Readers meanwhile see one snapshot of each customer, the old or the new.
+
+        Args:
+            con: has the view.
+            view: rows of the features table, as `customer_features` has them.
+            progress: is told how many customers were looked at, a few times a second.
+
+        Returns:
+            How many customers were written, were there already, or are kept because the store has them newer.
+
+        Raises:
+            OnlineStoreError: the definitions have not been applied.
+        """
+        from churn_platform.resources import online_writer
+
+        return online_writer.materialize(con, view, self._layout, self._writer(), progress)
+
+    def forget(self, customers: list[Any]) -> int:
+        """Remove customers from the online store, all versions of their features; returns how many were there.
+
+        On SQLite their bytes are gone from the file as well. Redis drops them from memory; what it saved to disk
+        before (RDB, AOF) is its operator's to write anew.
+        """
+        import pyarrow as pa
+
+        from churn_platform.resources import online_writer
+
+        kind = pa.int64() if self._layout.integer_customers else pa.string()
+        keys = online_writer.entity_keys(pa.array(customers, kind), self._layout)
+        return self._writer().delete(keys.to_pylist()) if customers else 0
 
     def online(self, customers: list[Any]) -> list[dict[str, Any] | None]:
         """What is served for customers: the features and `snapshot_time`, or None for one who is not known."""

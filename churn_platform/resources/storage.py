@@ -3,32 +3,63 @@
 Every write is one atomic commit that makes a new version: a reader sees the old table or the new one, never half of
 one, and a version that a training run recorded can be read again later. A partition (one window) is replaced whole,
 so materializing it again has the same result as materializing it once.
+
+Beside the tables stands a ledger: what each window was made of and what came out, as digests. Whether a window is out
+of date is read from there, without opening a table.
 """
 
 from __future__ import annotations
 
+import json
 import random
+from datetime import UTC, datetime
 from time import sleep
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+from pyarrow.fs import FileSelector, PyFileSystem
 
 from churn_platform.engine import identifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import duckdb
 
-_EMPTY = "_empty_windows"  # which windows of which tables were written without a row
+LEDGER = "_ledger"
+# All but one of its columns are partition columns: they stand in Delta's log, and reading them opens no file.
+_LEDGER_KEYS = ["table", "window", "made_of", "content"]
+_LEDGER_SCHEMA = pa.schema([*((name, pa.string()) for name in _LEDGER_KEYS), ("written_at", pa.timestamp("us", "UTC"))])
+_UNKNOWN = "-"  # Delta does not tell an empty partition value from a missing one
 _ATTEMPTS = 8
+# Delta's log would keep the least and the greatest value of each column, a customer's id among them.
+_PROPERTIES = {
+    "delta.dataSkippingNumIndexedCols": "0",
+    # Left alone, Delta drops the log of old versions after a while, and with it versions that a model was trained on:
+    # only `retention.prune` knows which those are.
+    "delta.enableExpiredLogCleanup": "false",
+}
+_RECORD = "churn_record"  # the key in a commit's metadata
 PARTITION = "_window"  # the partition column of every partitioned table: the window's key
+
+
+class Entry(NamedTuple):
+    """What the ledger says of a written window: digests, empty where the writer gave none."""
+
+    made_of: str  # of what it was computed from
+    content: str  # of its rows
 
 
 class MissingTableError(RuntimeError):
     """A table, or a window of it, is asked for that has not been materialized."""
+
+
+class MissingVersionError(MissingTableError):
+    """An old version of a table is asked for that cannot be read (any more)."""
 
 
 class TableStore:
@@ -50,63 +81,111 @@ class TableStore:
 
     def windows(self, name: str) -> list[str]:
         """The keys of the windows that a partitioned table holds, oldest first."""
-        try:
-            table = DeltaTable(self.path(name))
-        except TableNotFoundError:
-            return []
-        held = {str(partition[PARTITION]) for partition in table.partitions()}
-        return sorted(held | self._empty_windows(name))
+        return sorted(self._partitions(name) | set(self.entries(name)))
 
-    def _empty_windows(self, name: str) -> set[str]:
-        """The windows that were written without a row: Delta keeps no trace of those by itself."""
-        if name == _EMPTY or self.version(_EMPTY) is None:
+    def _partitions(self, name: str) -> set[str]:
+        try:
+            return {str(partition[PARTITION]) for partition in DeltaTable(self.path(name)).partitions()}
+        except TableNotFoundError:
             return set()
-        marks = DeltaTable(self.path(_EMPTY)).to_pyarrow_table(filters=[("table", "=", name)])
-        return set(marks.column("window").to_pylist())
+
+    def ledger(self, version: int | None = None) -> dict[str, dict[str, Entry]]:
+        """Table to window to what the ledger says of it; windows that were written without digests are not in it."""
+        try:
+            listed = DeltaTable(self.path(LEDGER), version=version).partitions()
+        except TableNotFoundError:
+            return {}
+        found: dict[str, dict[str, Entry]] = {}
+        for entry in listed:
+            made_of, content = ("" if entry[key] == _UNKNOWN else entry[key] for key in ("made_of", "content"))
+            found.setdefault(entry["table"], {})[entry["window"]] = Entry(made_of, content)
+        return found
+
+    def entries(self, name: str) -> dict[str, Entry]:
+        """Window of one table to what the ledger says of it."""
+        return self.ledger().get(name, {})
+
+    def enter(self, name: str, window: str, entry: Entry) -> None:
+        """Write a window's entry into the ledger, in place of an earlier one."""
+        self._create(LEDGER, _LEDGER_SCHEMA, _LEDGER_KEYS)
+        values = [name, window, entry.made_of or _UNKNOWN, entry.content or _UNKNOWN, datetime.now(UTC)]
+        row = pa.table([[value] for value in values], schema=_LEDGER_SCHEMA)
+        where = f"\"table\" = '{name}' AND \"window\" = '{window}'"
+        _again_on_conflict(lambda: write_deltalake(self.path(LEDGER), row, mode="overwrite", predicate=where))
 
     def write(
-        self, name: str, rows: duckdb.DuckDBPyRelation | pa.Table, window: str | None = None, keep: bool = False
+        self,
+        name: str,
+        rows: duckdb.DuckDBPyRelation | pa.Table,
+        window: str | None = None,
+        *,
+        keep: bool = False,
+        made_of: str = "",
+        content: str = "",
+        record: Mapping[str, Any] | None = None,
     ) -> int:
         """Write a table, or one window of it, in one commit; returns the new version.
+
+        The ledger's entry follows in a commit of its own. Killed between the two, the window's old entry stands beside
+        its new rows: it looks out of date, and is computed once more.
 
         Args:
             name: the table.
             rows: what to write; a relation is streamed, so it may be larger than memory.
             window: replace this window only. Without it the whole table is replaced.
             keep: append to the table instead of replacing anything.
+            made_of: digest of what the window was computed from, for the ledger.
+            content: digest of its rows, for the ledger.
+            record: what to know of the new version, in JSON's types; part of the same commit (see `recorded`).
         """
         path = self.path(name)
+        noted = None if record is None else CommitProperties(custom_metadata={_RECORD: json.dumps(record)})
         if window is None:
             schema_mode: Literal["merge", "overwrite"] = "merge" if keep else "overwrite"
-            write_deltalake(path, _reader(rows), mode="append" if keep else "overwrite", schema_mode=schema_mode)
+            write_deltalake(
+                path,
+                _reader(rows),
+                mode="append" if keep else "overwrite",
+                schema_mode=schema_mode,
+                configuration=_PROPERTIES,
+                commit_properties=noted,
+            )
             return int(DeltaTable(path).version())
-        self._create(name, _windowed(_reader(rows).schema))
+        if self.version(name) is None:
+            none = rows.slice(0, 0) if isinstance(rows, pa.Table) else rows.limit(0)  # whose types cost no query
+            self._create(name, _windowed(_reader(none).schema), [PARTITION])
 
         def commit() -> None:
             # a column that the contract gained since is NULL in the windows before
             batches = _with_window(_reader(rows), window)
             if keep:
-                write_deltalake(path, batches, mode="append", schema_mode="merge")
+                write_deltalake(path, batches, mode="append", schema_mode="merge", commit_properties=noted)
             else:
                 write_deltalake(
-                    path, batches, mode="overwrite", predicate=f"{PARTITION} = '{window}'", schema_mode="merge"
+                    path,
+                    batches,
+                    mode="overwrite",
+                    predicate=f"{PARTITION} = '{window}'",
+                    schema_mode="merge",
+                    commit_properties=noted,
                 )
 
         _again_on_conflict(commit)
-        written = DeltaTable(path)
-        if window not in {str(partition[PARTITION]) for partition in written.partitions()}:
-            mark = pa.table({"table": [name], "window": [window]})
-            _again_on_conflict(lambda: write_deltalake(self.path(_EMPTY), mark, mode="append"))
-        return int(written.version())
+        version = int(DeltaTable(path).version())
+        if made_of or content or window not in self._partitions(name):  # Delta keeps no trace of an empty window
+            self.enter(name, window, Entry(made_of, content))
+        return version
 
-    def _create(self, name: str, schema: pa.Schema) -> None:
+    def _create(self, name: str, schema: pa.Schema, partition_by: list[str]) -> None:
         """Make an empty partitioned table where there is none. Of several processes one makes it, all go on.
 
         The first write may not make it: two that replace "all there is" at once would lose the windows of one.
         """
         if self.version(name) is None:
             try:
-                DeltaTable.create(self.path(name), schema, mode="ignore", partition_by=[PARTITION])
+                DeltaTable.create(
+                    self.path(name), schema, mode="ignore", partition_by=partition_by, configuration=_PROPERTIES
+                )
             except DeltaError:
                 if self.version(name) is None:
                     raise
@@ -130,23 +209,65 @@ class TableStore:
 
         Raises:
             MissingTableError: there is no such table.
+            MissingVersionError: there is no such version of it (any more).
+        """
+        table = self.open(name, version)
+        view = view or name
+        wanted = None if windows is None else [(PARTITION, "in", list(windows))]
+        con.register(f"_{view}_dataset", table.to_pyarrow_dataset(file_pruning_predicate=wanted))
+        con.execute(f"CREATE OR REPLACE TEMP VIEW {identifier(view)} AS SELECT * FROM {identifier(f'_{view}_dataset')}")
+        return view
+
+    def open(self, name: str, version: int | None = None) -> DeltaTable:
+        """A table, or an older version of it, as Delta has it. Raises as `read` does."""
+        try:
+            return DeltaTable(self.path(name), version=version)
+        except DeltaError:
+            if version is None or self.version(name) is None:
+                raise MissingTableError(
+                    f"the table {name} does not exist yet: materialize the asset {name} first ({self.path(name)})."
+                ) from None
+            raise MissingVersionError(f"version {version} of {name} is not in its log.") from None
+
+    def files(self, name: str = "") -> PyFileSystem:
+        """The folder of a table (default: of all tables) as Delta sees it, with Delta's own credentials."""
+        return PyFileSystem(DeltaStorageHandler(f"{self.root}/{name}"))
+
+    def names(self) -> list[str]:
+        """Every table that there is, the ledger among them."""
+        found = self.files().get_file_info(FileSelector("", allow_not_found=True))
+        return sorted(entry.base_name for entry in found if self.version(entry.base_name) is not None)
+
+    def commit(self, name: str, version: int) -> list[dict[str, Any]]:
+        """The actions of the commit that made a version, each a dictionary with one key, as in Delta's protocol.
+
+        Delta's own `history` is not used: it numbers the commits of an older version, or of a table that is being
+        written, wrongly.
+
+        Raises:
+            MissingVersionError: the log does not hold it (any more).
         """
         try:
-            table = DeltaTable(self.path(name), version=version)
-        except TableNotFoundError:
-            raise MissingTableError(
-                f"the table {name} does not exist yet: materialize the asset {name} first ({self.path(name)})."
-            ) from None
-        view = view or name
-        dataset = table.to_pyarrow_dataset()
-        con.register(f"_{view}_dataset", dataset)
-        where = ""
-        if windows is not None:
-            listed = ", ".join(f"'{window}'" for window in windows) or "NULL"
-            where = f" WHERE {PARTITION} IN ({listed})"
-        source = identifier(f"_{view}_dataset")
-        con.execute(f"CREATE OR REPLACE TEMP VIEW {identifier(view)} AS SELECT * FROM {source}{where}")
-        return view
+            with self.files(name).open_input_file(f"_delta_log/{version:020}.json") as file:
+                return [json.loads(line) for line in file.read().splitlines() if line]
+        except FileNotFoundError:
+            raise MissingVersionError(f"version {version} of {name} is not in its log.") from None
+
+    def recorded(self, name: str, version: int) -> dict[str, Any]:
+        """What its writer noted of a version; empty where it noted nothing. Raises MissingVersionError."""
+        told: dict[str, Any] = {}
+        for action in self.commit(name, version):
+            told |= action.get("commitInfo", {})
+        found: dict[str, Any] = json.loads(told.get(_RECORD, "{}"))
+        return found
+
+    def require_version(self, name: str, version: int) -> None:
+        """Refuse a version that cannot be read whole. Raises as `read` does."""
+        paths = pa.table(self.open(name, version).get_add_actions()).column("path").to_pylist()
+        found = self.files(name).get_file_info([unquote(path) for path in paths]) if paths else []
+        missing = sum(not entry.is_file for entry in found)
+        if missing:
+            raise MissingVersionError(f"version {version} of {name} lacks {missing} of its {len(found)} files.")
 
 
 def _stored(schema: pa.Schema) -> pa.Schema:

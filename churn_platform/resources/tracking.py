@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+REFERENCE = "reference.parquet"  # the rows that drift is measured against, kept with the model's run
 _GATE = "gate."
 
 
@@ -116,7 +117,7 @@ class Tracking:
 
         Args:
             pipeline: the model, fitted.
-            inputs: rows that the model was fitted on, for the example; at most 50 are looked at.
+            inputs: rows that the model was fitted on; at most 50 are looked at, and none of them is kept.
             folder: plots and reports to keep with the run.
             tags: what to know of the version.
 
@@ -146,7 +147,7 @@ class Tracking:
             pipeline,
             name="model",
             signature=ModelSignature(inputs=Schema(takes), outputs=answers),
-            input_example=example.head(3),
+            input_example=_nobody(example),
             pip_requirements=[f"{name}=={installed(name)}" for name in ("scikit-learn", "pandas", "numpy", "skops")],
             pyfunc_predict_fn="predict_proba",
             skops_trusted_types=TRUSTED_TYPES,
@@ -307,3 +308,12 @@ class Tracking:
             remedy = "The champion stays as it is. Launch the job `retrain` to train and judge a candidate."
             raise RegistryError(f"version {version} may not be champion: {reasons}. {remedy}")
         self.client.set_registered_model_alias(self.model_name, CHAMPION, version)
+
+
+def _nobody(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row that is nobody's, as an example of a model's input: medians, and the most frequent categories."""
+    import pandas as pd
+
+    numeric = rows.select_dtypes("number")
+    usual = {name: rows[name].mode().get(0) for name in rows.columns if name not in numeric}
+    return pd.DataFrame([dict(numeric.median()) | usual])[list(rows.columns)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from churn_platform.contract import as_utc, days_after
+from churn_platform.ml.masking import derived
 from churn_platform.windows import windows
 
 if TYPE_CHECKING:
@@ -24,7 +27,12 @@ class SourceError(RuntimeError):
 
 
 class Source(Protocol):
-    """A place where a team's data lies."""
+    """A place where a team's data lies.
+
+    A row belongs to the window in which it became known: the one of its time or, where the contract names a column for
+    its arrival, of the later of both. A row whose time cannot be read, or lies outside the history, is a misfit: it
+    travels with one of the windows, always the same, and validation puts it into quarantine.
+    """
 
     def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:
         """The instant before which the data is complete, or None where there is no data yet.
@@ -37,13 +45,88 @@ class Source(Protocol):
     def rows(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:
         """Make a view of the source's rows for a table and return its name.
 
-        The view holds the source's own columns and `_source`. It holds at least the rows of the window, and those
-        whose time nobody can read, with the window that `ml.ingestion.typed_rows` puts them in.
+        The view holds the source's own columns and `_source`. It holds at least the rows of the window; of the misfits
+        it holds those that travel with it, and no others.
 
         Raises:
             SourceError: the source cannot be reached or read.
         """
         ...
+
+    def digest(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:
+        """A digest of the rows that belong to a window now, misfits that travel with it included.
+
+        Whoever records it asks for it before reading the rows: a row that comes in between shows as a change at the
+        next look. It is empty where there is nothing to remember: for a window without rows, for a table without time
+        (what lands with a window is what was known then, and a later change of it must not reach back), and for a
+        window that `digests` will not look at again.
+
+        Raises:
+            SourceError: the source cannot be reached or read.
+        """
+        ...
+
+    def digests(self, con: duckdb.DuckDBPyConnection, table: str, thorough: bool = False) -> dict[str, str]:
+        """Window key to `digest`, of the windows that hold rows and are looked at again; compare with `changed`.
+
+        Without `thorough` it costs next to nothing when nothing has changed: files that are known are not opened,
+        and a database is not asked at all. With it, a database computes the digests of its newest windows
+        (`source.look_back_windows`), and of the first one, with which its misfits travel.
+
+        Raises:
+            SourceError: the source cannot be reached or read.
+        """
+        ...
+
+
+def changed(recorded: str | None, found: str) -> bool:
+    """Whether a window's rows are others at the source than when `recorded` was the digest of them.
+
+    What was recorded under another reading of the contract (other columns, another time zone) cannot be compared, and
+    nothing is known of a window without a record: neither counts as changed. Nor does a window of which nothing is
+    left at the source: exports that were moved away do not undo what was made of them.
+    """
+    if recorded is None or not found:
+        return False
+    return not recorded or (_reading_of(recorded) == _reading_of(found) and recorded != found)
+
+
+def digest_of(reading: str, rows: int, total: int) -> str:
+    """A digest as text: how the rows were read, their number, and the sum of their hashes, whatever their order."""
+    return f"{reading}:{rows}:{total:x}" if rows else ""
+
+
+def _reading_of(digest: str) -> str:
+    return digest.partition(":")[0]
+
+
+def salt_of(key: bytes) -> str:
+    """What is hashed with every row: a digest of few rows must not let anybody try out guesses of what they hold."""
+    return derived(key, "digests of the source").hex()[:32]
+
+
+def reading(contract: Contract, table_name: str, salt: str) -> str:
+    """A fingerprint of all in the contract that decides what is read from a table's rows, and into which window."""
+    table, time = contract.tables.items()[table_name], contract.time
+    columns = {name: (column.type, column.from_, column.format) for name, column in sorted(table.kept.items())}
+    written = (table.delimiter, table.header, table.decimal, table.encoding)
+    history = (time.start, time.end, time.cadence, time.timezone)
+    parts = (columns, table.time_column, table.arrived_column, written, history, salt)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def horizon(contract: Contract, now: datetime) -> datetime:
+    """The instant from which on times lie outside the history for now.
+
+    That is the start of the first window that begins more than a day from now (a day for clocks and zones that are
+    off), or the history's end. A row beyond it is a misfit until its window comes near, and enters that window then.
+    """
+    time, day = contract.time, days_after(now, 1, contract.zone).astimezone(contract.zone).date()
+    day += timedelta(days=1)
+    while (time.cadence == "monthly" and day.day != 1) or (time.cadence == "weekly" and (day - time.start).days % 7):
+        day += timedelta(days=1)
+    near = as_utc(day, contract.zone)
+    return near if time.end is None else min(near, as_utc(time.end, contract.zone))
 
 
 def declared_watermark(contract: Contract, now: datetime) -> datetime | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from churn_platform.contract import Contract
+    from churn_platform.sources.index import Index
     from churn_platform.windows import Window
 
 
@@ -40,8 +41,8 @@ class Producer(Protocol):
 class LandingSource(FilesSource):
     """Reads the landing folder and, for the demonstration, fills it."""
 
-    def __init__(self, contract: Contract, landing: Path) -> None:
-        super().__init__(contract, landing)
+    def __init__(self, contract: Contract, landing: Path, index: Index | None = None) -> None:
+        super().__init__(contract, landing, index)
         self.landing = landing / contract.name
 
     def path(self, table: str) -> str:
@@ -49,9 +50,15 @@ class LandingSource(FilesSource):
         return str(self.landing / table / "*.parquet")
 
     def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:  # noqa: ARG002
-        """The end of the newest window that landed whole."""
+        """The end of the newest window that landed whole, and all before it."""
         landed = self.landed()
-        return window_of(self.contract, landed[-1]).end if landed else None
+        newest = None
+        if landed:
+            for window in windows(self.contract, window_of(self.contract, landed[-1]).end):
+                if window.key not in landed:  # it is being landed again
+                    break
+                newest = window.end
+        return newest
 
     def landed(self) -> list[str]:
         """The keys of the windows that have landed whole, oldest first."""
@@ -87,9 +94,20 @@ class LandingSource(FilesSource):
         raise SourceError(f"the source `{source.kind}` is a team's own: its data lands by itself.")
 
     def land(self, window: Window, producer: Producer) -> int:
-        """Land one window and return its number of rows. Killed half-way, it is simply landed again."""
+        """Land one window and return its number of rows. Killed half-way, it is simply landed again.
+
+        A window that landed before counts as not landed meanwhile. Parts that it had before and has no longer go last.
+        """
         import pyarrow.parquet as pq
 
+        marker = self.landing / "_landed" / f"{window.key}.done"
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.unlink(missing_ok=True)
+        before = {
+            part
+            for name in self.contract.tables.items()
+            for part in (self.landing / name).glob(f"{window.key}-*.parquet")
+        }
         parts: dict[str, int] = {}
         rows = 0
         for name, table in producer.tables(window):
@@ -102,8 +120,9 @@ class LandingSource(FilesSource):
             partial = final.with_name(f".{final.name}.{os.getpid()}")
             pq.write_table(table, partial)
             partial.replace(final)
+            before.discard(final)
             rows += table.num_rows
-        marker = self.landing / "_landed" / f"{window.key}.done"
-        marker.parent.mkdir(parents=True, exist_ok=True)
+        for left in before:
+            left.unlink(missing_ok=True)
         marker.touch()
         return rows

@@ -14,21 +14,30 @@ import pyarrow as pa
 
 from churn_platform.contract import as_utc
 from churn_platform.engine import identifier, literal
-from churn_platform.sources.base import ORIGIN, SourceError, closed_by, declared_watermark
+from churn_platform.sources.base import (
+    ORIGIN,
+    SourceError,
+    closed_by,
+    declared_watermark,
+    digest_of,
+    horizon,
+    reading,
+)
+from churn_platform.windows import Window, windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from churn_platform.contract import Contract, Postgres, Table
-    from churn_platform.windows import Window
 
 
 class PostgresSource:
     """Reads a window's rows only: the time filter runs in PostgreSQL, where an index can serve it."""
 
-    def __init__(self, contract: Contract, source: Postgres) -> None:
+    def __init__(self, contract: Contract, source: Postgres, salt: Callable[[], str] = str) -> None:
         self.contract = contract
         self.source = source
+        self._salt = salt
 
     def watermark(self, con: duckdb.DuckDBPyConnection) -> datetime | None:  # noqa: ARG002
         """See `Source.watermark`."""
@@ -67,14 +76,55 @@ class PostgresSource:
                 con.unregister("_postgres_batches")
         return view
 
+    def digest(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:  # noqa: ARG002
+        """See `Source.digest`."""
+        if self.contract.tables.items()[table].time_column is None or window not in self._looked_at():
+            return ""
+        return self._digests(table, [window]).get(window.key, "")
+
+    def digests(self, con: duckdb.DuckDBPyConnection, table: str, thorough: bool = False) -> dict[str, str]:  # noqa: ARG002
+        """See `Source.digests`; PostgreSQL computes them, in one query."""
+        looked_at = self._looked_at() if thorough else []
+        if self.contract.tables.items()[table].time_column is None or not looked_at:
+            return {}
+        return self._digests(table, looked_at)
+
+    def _looked_at(self) -> list[Window]:
+        """The newest windows that are over, as many as the contract says, and the first."""
+        if not self.source.look_back_windows:
+            return []
+        over = list(windows(self.contract, datetime.now(UTC)))
+        newest = over[-self.source.look_back_windows :]
+        return newest if over[:1] == newest[:1] else [over[0], *newest]
+
+    def _digests(self, name: str, looked_at: list[Window]) -> dict[str, str]:
+        """Window key to digest. The sum of hashes is PostgreSQL's `hashtextextended` of the columns that are read."""
+        table, salt = self.contract.tables.items()[name], self._salt()
+        seed = int.from_bytes(bytes.fromhex(salt)[:8], "big", signed=True)
+        with self._cursor(name) as cursor:
+            there, time = _columns(cursor, table), _time(cursor, table)
+            written = [(column.from_ or name).lower() for name, column in table.kept.items()]
+            # an expression is not taken apart: a column counts that is named anywhere in one
+            read = [identifier(column) for column in there if any(column.lower() in text for text in written)]
+            keys = " ".join(f"WHEN {self._bounds(time, window)} THEN {literal(window.key)}" for window in looked_at)
+            where = " OR ".join(f"({self._bounds(time, window)})" for window in looked_at)
+            cursor.execute(
+                f"SELECT CASE {keys} END AS key, count(*) AS rows, "
+                f"CAST(sum(hashtextextended(CAST(ROW({', '.join(read)}) AS text), {seed})) AS text) AS total "
+                f"FROM {_relation(table)} WHERE {where} GROUP BY 1 ORDER BY 1"
+            )
+            found = cursor.fetch_arrow_table().to_pylist()
+        how = reading(self.contract, name, salt)
+        return {row["key"]: digest_of(how, row["rows"], int(row["total"])) for row in found}
+
     def _bounds(self, time: str, window: Window) -> str:
         """SQL for the rows of a window and, with the first window, for those that fit in none."""
         inside = f"{time} >= {_instant(window.start)} AND {time} < {_instant(window.end)}"
-        start, end = as_utc(self.contract.time.start, self.contract.zone), self.contract.time.end
+        start = as_utc(self.contract.time.start, self.contract.zone)
         if window.start != start:
             return inside
-        late = f"{time} > now()" + (f" OR {time} >= {_instant(as_utc(end, self.contract.zone))}" if end else "")
-        return f"{inside} OR {time} IS NULL OR {time} < {_instant(start)} OR {late}"
+        beyond = horizon(self.contract, datetime.now(UTC))
+        return f"{inside} OR {time} IS NULL OR {time} < {_instant(start)} OR {time} >= {_instant(beyond)}"
 
     @contextmanager
     def _cursor(self, table: str) -> Iterator[Any]:
@@ -101,12 +151,24 @@ def _relation(table: Table) -> str:
     return ".".join(identifier(part) for part in str(table.relation).split("."))
 
 
-def _time(cursor: Any, table: Table) -> str:
-    """The time column as PostgreSQL knows it; what is not the name of a column is taken as an expression."""
-    name = str(table.time_column)
-    written = table.columns[name].from_ or name
+def _columns(cursor: Any, table: Table) -> list[str]:
     cursor.execute(f"SELECT * FROM {_relation(table)} LIMIT 0")
-    there = [column[0] for column in cursor.description]
+    return [column[0] for column in cursor.description]
+
+
+def _time(cursor: Any, table: Table) -> str:
+    """SQL for when a row became known, as PostgreSQL has it; see `ml.ingestion.known_at`."""
+    there = _columns(cursor, table)
+    event = _written(there, table, str(table.time_column))
+    if table.arrived_column is None:
+        return event
+    arrived = _written(there, table, table.arrived_column)
+    return f"CASE WHEN {arrived} IS NOT NULL THEN greatest({event}, {arrived}) END"
+
+
+def _written(there: list[str], table: Table, name: str) -> str:
+    """A column as PostgreSQL knows it; what is not the name of a column is taken as an expression."""
+    written = table.columns[name].from_ or name
     if written in there:
         return identifier(written)
     near = [column for column in there if column.lower() == written.lower()]

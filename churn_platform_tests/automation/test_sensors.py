@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from churn_platform.assets.features import LOG
+from churn_platform.assets.feature_store import LOG
 from churn_platform.automation import state
 from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, SCORE
 from churn_platform.automation.sensors import REASON, WINDOW

@@ -7,6 +7,8 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from churn_platform.engine import connection
 from churn_platform.ml import expectations
@@ -72,7 +74,7 @@ def as_stored(contract, frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[s
         con.execute(
             "CREATE TABLE t AS SELECT client_no::VARCHAR AS client_no, receipt::BIGINT AS receipt, "
             "bought_at::TIMESTAMPTZ AS bought_at, paid::DOUBLE AS paid, shop::VARCHAR AS shop, day::DATE AS day, "
-            "returned::BOOLEAN AS returned FROM given"
+            "returned::BOOLEAN AS returned, NULL::VARCHAR AS _issues FROM given"
         )
         broken = {
             (rule.expectation, rule.column): con.execute(f"SELECT count(*) FROM t WHERE NOT ({rule.good})").fetchall()[
@@ -84,7 +86,7 @@ def as_stored(contract, frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[s
 
 
 def by_rule(verdict) -> dict[tuple[str, str], tuple[bool, int]]:
-    return {(name, column): (passed, unexpected) for name, column, passed, unexpected in verdict.results}
+    return {(found.expectation, found.column): (found.passed, found.unexpected) for found in verdict.results}
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
@@ -123,7 +125,7 @@ def test_a_rule_fails_when_more_rows_break_it_than_the_contract_bears():
 
 def test_a_column_of_which_nothing_is_known_does_not_pass_unless_it_may_be_missing():
     frame, _ = as_stored(CONTRACT, rows(1, bad=0))
-    for column in frame:
+    for column in CONTRACT.tables.transactions.columns:
         empty, _ = as_stored(CONTRACT, frame.assign(**{column: None}))
         verdict = expectations.judge(CONTRACT, "transactions", empty)
         may_be_missing = CONTRACT.tables.transactions.columns[column].nullable
@@ -186,3 +188,56 @@ def test_the_report_names_every_expectation_with_its_verdict():
     assert len(lines) == 2 + len(verdict.results)
     assert any("| paid | **failed** |" in line for line in lines)
     assert any("| (table) | passed | 0 |" in line for line in lines)
+
+
+# -- the engine's counts are Great Expectations' counts
+
+
+def troubled(unique: str):
+    return contract_with(
+        ("timezone: UTC", "timezone: America/New_York"),
+        ("order: receipt\n", f"order: receipt\n    max_quarantined: 0.2\n    unique: {unique}\n"),
+        ('pattern: "c[0-9]+"', r"pattern: '(?i)c[\w\d]+ ?'"),
+        ("shop: {type: string, nullable: true, allowed: [north, south]}", "shop: {type: string, allowed: [nörd, süd]}"),
+    )
+
+
+TROUBLE, KEYED_BY_ONE = troubled("[receipt, shop]"), troubled("[receipt]")
+EDGES = [
+    "2024-01-10 00:00:00-05",
+    "2024-01-09 23:59:59.999999-05",
+    "2024-06-20 00:00:00-04",
+    "2024-06-20 04:00:00.000001+00",
+]
+MESS = st.fixed_dictionaries(
+    {
+        "client_no": st.sampled_from(["c1", "C٣", "cé", "c_1", "c1 ", "c1\n", "", "x", None]) | st.text(max_size=3),
+        "receipt": st.sampled_from([1, 900, 0, 901, None]),
+        "bought_at": st.sampled_from([*EDGES, "2024-03-10 02:30:00-05", None]),
+        "paid": st.sampled_from([0.0, -0.0, 80.5, 80.50000000000001, -5e-324, float("nan"), float("inf"), None]),
+        "shop": st.sampled_from(["nörd", "no\u0308rd", "süd", "SÜD", "", None]),
+        "day": st.sampled_from(["2024-01-10", "2024-01-09", "2024-06-20", "2024-06-21", None]),
+        "returned": st.sampled_from([True, False, None]),
+        "_issues": st.sampled_from([None, None, "paid: 'x' is not a finite number"]),
+    }
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MESS, max_size=12), st.booleans())
+def test_the_engine_gives_the_verdicts_of_great_expectations_one_by_one(messy, keyed_by_one):
+    contract = KEYED_BY_ONE if keyed_by_one else TROUBLE
+    with connection(contract.time.timezone) as con:
+        con.execute(
+            "CREATE TABLE t (client_no VARCHAR, receipt BIGINT, bought_at TIMESTAMPTZ, paid DOUBLE, shop VARCHAR, "
+            "day DATE, returned BOOLEAN, _issues VARCHAR)"
+        )
+        if messy:
+            columns = [*contract.tables.transactions.columns, "_issues"]
+            rows_of = [[row[column] for column in columns] for row in messy]
+            con.executemany("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows_of)
+        theirs = expectations.judge(contract, "transactions", con.table("t").df())
+        ours = expectations.count(con, contract, "transactions", "t")
+    assert ours.results == theirs.results
+    assert (ours.passed, ours.rows) == (theirs.passed, theirs.rows)
+    assert len(ours.results) == 15

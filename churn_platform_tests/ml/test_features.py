@@ -4,7 +4,7 @@ to the last bit."""
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from churn_platform.contract import Contract, as_utc
-from churn_platform.ml import features
+from churn_platform.ml import features, inputs
 from churn_platform.windows import Window
 from churn_platform_tests.worlds import PURCHASES, WIDE, all_windows, changed, engine, instant, purchases, validated
 
@@ -59,6 +59,7 @@ features:
 )
 
 MARCH = 2  # the window's place: the snapshot is at 2024-04-01
+LOOKED_AT = pd.Timestamp("2024-01-01", tz="UTC")  # the start of the window into which 90 days reach back from there
 
 
 def built(
@@ -66,11 +67,20 @@ def built(
 ) -> pd.DataFrame:
     with engine(contract) as con:
         con.execute(f"SET threads = {threads}")
-        validated(con, contract.main_table, rows)
+        validated(con, contract.main_table, rows if contract.snapshots else in_windows(contract, rows))
         for name, frame in tables.items():
             validated(con, name, frame)
         chosen = window or all_windows(contract)[MARCH]
-        return features.build(con, contract, chosen).df().set_index(contract.customer.name)
+        return features.build(con, contract, chosen).df().set_index(contract.customer.name).sort_index()
+
+
+def in_windows(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the key of the window in which they lie, as the validated tables have it."""
+    known = all_windows(contract)
+    times = pd.to_datetime(rows[str(contract.tables.items()["transactions"].time_column)], utc=True)
+    starts = pd.DatetimeIndex([window.start for window in known])
+    places = starts.searchsorted(times, side="right") - 1
+    return rows.assign(_window=[known[place].key for place in places])
 
 
 def in_days(later: pd.Timestamp, earlier: pd.Timestamp) -> float:
@@ -88,6 +98,16 @@ def mean(values: list[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+def begun(lines: pd.DataFrame) -> int:
+    """How many orders a customer began: a number that comes back in a window beyond 90 days is another order."""
+    number = 0
+    for _, part in lines.groupby("receipt"):
+        months = sorted({time.tz_localize(None).to_period("M") for time in part["bought_at"]})
+        reach = [(month.end_time - timedelta(days=90)).to_period("M") for month in months]
+        number += 1 + sum(before < since for before, since in zip(months, reach[1:], strict=False))
+    return number
+
+
 def plainly(at: pd.Timestamp, rows: pd.DataFrame, contacts: pd.DataFrame, customers: pd.DataFrame) -> pd.DataFrame:
     """The features again, customer by customer, as one would explain them."""
     found = {}
@@ -95,13 +115,14 @@ def plainly(at: pd.Timestamp, rows: pd.DataFrame, contacts: pd.DataFrame, custom
         lines = all_lines[all_lines["bought_at"] < at]
         if lines.empty:
             continue
-        orders = [(part["bought_at"].min(), part["paid"].sum()) for _, part in lines.groupby("receipt")]
+        near = lines[lines["bought_at"] >= LOOKED_AT]
+        orders = [(part["bought_at"].min(), part["paid"].sum()) for _, part in near.groupby("receipt")]
 
         def since(n: int, orders: list[Any] = orders) -> list[Any]:
             return [order for order in orders if order[0] >= at - timedelta(days=n)]
 
         recent_lines = lines[lines["bought_at"] >= at - timedelta(days=90)]
-        first, last = min(time for time, _ in orders), max(time for time, _ in orders)
+        first, last = lines["bought_at"].min(), lines["bought_at"].max()
         months = in_days(at, first) / 30.4375
         mails = contacts[(contacts["client_no"] == customer) & (contacts["sent_at"] < at)]
         mails90 = mails[mails["sent_at"] >= at - timedelta(days=90)]
@@ -128,7 +149,7 @@ def plainly(at: pd.Timestamp, rows: pd.DataFrame, contacts: pd.DataFrame, custom
             "tier": known["tier"].iloc[0] if len(known) else None,
             "age": known["age"].iloc[0] if len(known) else math.nan,
             "months": months,
-            "pace": len(orders) / max(months, 1.0),
+            "pace": begun(lines) / max(months, 1.0),
             "_at_risk": last >= at - timedelta(days=60),
         }
     return pd.DataFrame.from_dict(found, orient="index")
@@ -185,9 +206,9 @@ def test_every_kind_is_what_a_plain_reading_of_it_says(seed: int) -> None:
     )
     rows = pd.concat([rows, edge], ignore_index=True)
     found = built(contract, rows, contacts=contacts, customers=people())
-    same(found.drop(columns="snapshot_time"), plainly(pd.Timestamp(at), rows, contacts, people()))
+    same(found.drop(columns=["snapshot_time", *features.STATE]), plainly(pd.Timestamp(at), rows, contacts, people()))
     assert (found["snapshot_time"] == at).all()
-    assert list(found.columns) == ["snapshot_time", *contract.feature_names, "_at_risk"]
+    assert list(found.columns) == ["snapshot_time", *contract.feature_names, "_at_risk", *features.STATE]
 
 
 def test_what_happens_at_or_after_the_time_changes_nothing() -> None:
@@ -214,6 +235,31 @@ def test_features_are_the_same_to_the_last_bit_whatever_the_order_and_the_thread
             contract, shuffled, threads=4, contacts=contacts.sample(frac=1, random_state=seed), customers=people()
         )
         pd.testing.assert_frame_equal(first, again, check_exact=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("order", ["with orders", "without"])
+def test_from_the_snapshot_before_come_the_same_features_as_from_all_of_history(seed: int, order: str) -> None:
+    contract = changed(RICH, *([("    order: receipt\n", "")] if order == "without" else []))
+    # three years: far more than any feature looks back, with orders that come back after it
+    contract = contract.model_copy(update={"time": contract.time.model_copy(update={"end": date(2027, 1, 1)})})
+    rows = in_windows(contract, purchases(seed, customers=9, rows=300, days=600))
+    rows["receipt"] = rows["client_no"] + (np.arange(len(rows)) % 70).astype(str)
+    with engine(contract) as con:
+        validated(con, "contacts", mailings(seed))
+        validated(con, "customers", pd.concat([people(window.key) for window in all_windows(contract)]))
+        previous = None
+        for window in all_windows(contract)[:20]:
+            validated(con, "transactions", rows[rows["_window"] <= window.key])
+            cold = features.build(con, contract, window).order("1").df()
+            needed = inputs.needed_for_features(contract, window, previous is not None)["transactions"]
+            validated(con, "transactions", rows[rows["_window"].isin(needed)])
+            warm = features.build(con, contract, window, previous).order("1")
+            pd.testing.assert_frame_equal(warm.df(), cold, check_exact=True)
+            con.execute("CREATE OR REPLACE TEMP TABLE handed_on AS SELECT * FROM warm")
+            previous = "handed_on"
+        assert len(needed) < 5  # 90 days and the window itself
+        assert cold["pace"].notna().all()
 
 
 def test_missing_amounts_count_as_visits_but_not_as_amounts() -> None:
@@ -310,7 +356,7 @@ def test_a_day_without_a_time_is_local_midnight_whatever_zone_the_connection_thi
     for zone in ("UTC", "Europe/Berlin", "Asia/Tokyo"):
         with engine(contract) as con:
             con.execute(f"SET TimeZone = '{zone}'")
-            validated(con, "transactions", rows)
+            validated(con, "transactions", in_windows(contract, rows))
             quiet.append(features.build(con, contract, all_windows(contract)[MARCH]).df()["quiet_days"].tolist())
     assert quiet == [[23 / 24]] * 3  # the day on which the clocks change
 
@@ -330,7 +376,7 @@ def test_a_window_of_days_counts_calendar_days_of_the_contracts_zone() -> None:
     for zone in ("UTC", "Europe/Berlin"):
         with engine(contract) as con:
             con.execute(f"SET TimeZone = '{zone}'")
-            validated(con, "transactions", rows)
+            validated(con, "transactions", in_windows(contract, rows))
             found = features.build(con, contract, all_windows(contract)[MARCH]).df().set_index("client")["visits_30d"]
         assert found.to_dict() == {"in": 1, "out": 0}
 

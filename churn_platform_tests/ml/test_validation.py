@@ -40,7 +40,7 @@ def _divide(
     con: duckdb.DuckDBPyConnection, contract: Contract, frame: pd.DataFrame, table: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, validation.Split]:
     typed = ingestion.typed_rows(con, contract, table, landed(con, frame), all_windows(contract)[0])
-    typed.create("raw")
+    typed.create_view("raw", replace=True)
     found = validation.split(con, contract, table, "raw")
     return found.good.df(), found.quarantined.df(), found
 
@@ -281,3 +281,24 @@ def test_a_label_of_one_kind_only_is_noticed(labels: list[str], passed: bool) ->
     assert found.passed == passed
     if "yes" in labels:
         assert found.words == "0 of 2 labelled rows have left = 'Yes'; the column holds 'No' (1 rows), 'yes' (1 rows)"
+
+
+def test_more_rows_than_the_contract_allows_are_refused() -> None:
+    contract = changed(PURCHASES, ("    order: receipt\n", "    order: receipt\n    max_rows: 3\n"))
+    for rows, passes in ((3, True), (4, False)):
+        with engine(contract) as con:
+            _, _, found = _divide(con, contract, pd.DataFrame([BASE] * rows), "transactions")
+            first = validation.table_findings(contract, "transactions", found)[0]
+        assert first.passed is passes
+    assert "4 good rows, at least 1 and at most 3 are needed" in first.words
+    assert "raise tables.transactions.max_rows" in first.remedy
+
+
+def test_rows_without_a_flaw_are_not_looked_at_twice() -> None:
+    """Where no row is bad the good rows are the view itself, with no rule to judge once more."""
+    with engine(CONTRACT) as con:
+        good, quarantined, found = _divide(con, CONTRACT, pd.DataFrame([BASE] * 3), "transactions")
+        assert "regexp" not in str(found.good.explain())
+        assert (len(good), len(quarantined)) == (3, 0)
+        _, _, found = _divide(con, CONTRACT, pd.DataFrame([BASE, {**BASE, "receipt": "x"}]), "transactions")
+        assert "regexp" in str(found.good.explain())

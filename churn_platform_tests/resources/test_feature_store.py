@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
+from churn_platform.engine import connection
 from churn_platform.resources.feature_store import FeatureStoreError
+from churn_platform.resources.online_writer import Written
 from churn_platform_tests import graph
 
 TTL = 40
@@ -140,7 +140,8 @@ def test_an_answer_with_other_rows_than_were_asked_for_is_refused(shop, monkeypa
 
 def test_online_serves_the_newest_values_with_their_time_and_none_for_the_unknown(shop):
     store = shop.store
-    store.materialize_between(SNAPSHOTS[0].to_pydatetime() - timedelta(days=1), datetime(2023, 6, 2, tzinfo=UTC))
+    with connection() as con:
+        store.materialize(con, shop.tables.read(con, "customer_features"))
     features = feature_rows(shop.contract, 1)
     newest = features.sort_values("snapshot_time").drop_duplicates("buyer", keep="last").set_index("buyer")
     asked_for = ["nobody", *newest.index, "c-1"]
@@ -168,7 +169,8 @@ def test_a_customer_whose_number_is_an_integer_is_found(tmp_path, monkeypatch):
     found = store.historical(pd.DataFrame({"member": [7, 2**60], "event_timestamp": SNAPSHOTS[0]}))
     assert found["member"].tolist() == [7, 2**60]
     assert found["plan"].tolist()[1] == "gold"
-    store.materialize_between(datetime(2023, 1, 1, tzinfo=UTC), datetime(2023, 3, 1, tzinfo=UTC))
+    with connection() as con:
+        assert store.materialize(con, gym.tables.read(con, "customer_features")) == Written(written=2)
     online = store.online([2**60, 7, 8])
     assert online[0]["visits"] == 3.0
     assert online[1]["visits"] is None

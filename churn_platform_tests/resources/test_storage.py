@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from churn_platform.resources.storage import MissingTableError, TableStore
+from churn_platform.resources import retention
+from churn_platform.resources.storage import LEDGER, MissingTableError, MissingVersionError, TableStore
+from churn_platform.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,26 +175,89 @@ root, who, start = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 while time.time() < start:
     time.sleep(0.001)
 for day in range(1, 9):
-    TableStore(root).write("t", pa.table({"n": [who * 100 + day]}), f"2024-0{who}-0{day}")
+    TableStore(root).write("t", pa.table({"n": [who * 100 + day]}), f"2024-0{who}-0{day}", content=f"c{day}")
 """
+
+
+def write_at_once(root: str) -> list[tuple[int, str]]:
+    """Let three processes write eight windows each; returns all the rows that there must be."""
+    start = str(time.time() + 2.5)
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, root, str(who), start], cwd=PROJECT, stderr=subprocess.PIPE, text=True
+        )
+        for who in (1, 2, 3)
+    ]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    return sorted((who * 100 + day, f"2024-0{who}-0{day}") for who in (1, 2, 3) for day in range(1, 9))
 
 
 def test_processes_that_write_different_windows_at_once_all_land(
     store: TableStore, con: duckdb.DuckDBPyConnection
 ) -> None:
-    import time
-
-    start = str(time.time() + 2.5)
-    root = Path(__file__).resolve().parents[2]
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, store.root, str(who), start], cwd=root, stderr=subprocess.PIPE, text=True
-        )
-        for who in (1, 2, 3)
-    ]
-    for writer in writers:
-        _, errors = writer.communicate(timeout=60)
-        assert writer.returncode == 0, errors
-    expected = sorted((who * 100 + day, f"2024-0{who}-0{day}") for who in (1, 2, 3) for day in range(1, 9))
+    expected = write_at_once(store.root)
     assert read(store, con) == expected
     assert store.windows("t") == [window for _, window in expected]
+    assert store.entries("t") == {window: ("", f"c{window[-1]}") for _, window in expected}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket of moto's S3 server, in a process of its own: a call into Delta holds this one's interpreter."""
+    pytest.importorskip("moto.server", reason="moto[server] is not installed: s3:// tables are not tested")
+    import boto3
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    for _ in range(200):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            break
+        assert server.poll() is None
+        time.sleep(0.1)
+    client.create_bucket(Bucket="tables")
+    yield client
+    client.close()
+    server.terminate()
+    server.wait()
+
+
+def test_in_s3_concurrent_commits_are_safe_and_versions_are_kept(bucket: Any, con: duckdb.DuckDBPyConnection) -> None:
+    from botocore.exceptions import ClientError
+
+    store = TableStore("s3://tables/warehouse/shop")
+    expected = write_at_once(store.root)
+    assert read(store, con) == expected
+    assert store.entries("t") == {window: ("", f"c{window[-1]}") for _, window in expected}
+    assert store.names() == [LEDGER, "t"]
+    # what it rests on: a commit is an object that is put only where there is none
+    (first, *_) = bucket.list_objects_v2(Bucket="tables", Prefix="warehouse/shop/t/_delta_log/")["Contents"]
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        bucket.put_object(Bucket="tables", Key=first["Key"], Body=b"another commit", IfNoneMatch="*")
+
+    version = store.write("u", table(1), JANUARY, record={"from": "here"})
+    store.write("u", table(2), JANUARY)
+    store.require_version("u", version)
+    assert store.recorded("u", version) == {"from": "here"}
+    assert read(store, con, "u", version=version) == [(1, JANUARY)]
+    assert retention.prune(store, "u", pinned=[version], days=30)[:4] == (0, 0, 0, [])
+    (old,) = store.open("u", version).file_uris()
+    bucket.delete_object(Bucket="tables", Key=old.removeprefix("s3://tables/"))
+    with pytest.raises(MissingVersionError, match=f"version {version} of u lacks 1 of its 1 files"):
+        store.require_version("u", version)

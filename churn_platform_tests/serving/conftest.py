@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -143,7 +144,8 @@ class World:
         tables.write("customer_features", pa.Table.from_pandas(rows, preserve_index=False))
         store = self.store
         store.apply(tables.path("customer_features"))
-        store.materialize_between(SNAPSHOT - timedelta(days=1), SNAPSHOT + timedelta(days=1))
+        with duckdb.connect() as con:
+            store.materialize(con, tables.read(con, "customer_features"))
 
     @no_warnings_of_libraries()
     def promote(self, seed: int = 0) -> ModelVersion:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from churn_platform.contract import parse
@@ -18,7 +19,10 @@ from churn_platform.sources.landing import LandingSource
 from churn_platform_tests.worlds import all_windows, engine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from churn_platform.windows import Window
 
 pytestmark = pytest.mark.usefixtures("home")
 TEXT = (PROJECT / "contract.yaml").read_text(encoding="utf-8")
@@ -100,6 +104,51 @@ def test_half_a_landing_is_no_landing(producer: CompleteJourneyProducer, tmp_pat
         source.land(source.next_window(), Killed(CONTRACT))
     assert source.landed() == []
     assert source.next_window().key == "2017-01-01"
+
+
+class Parts:
+    """Lands a window in any number of parts, and may be killed after some of them."""
+
+    notice = "made up"
+
+    def __init__(self, parts: int, killed: bool = False) -> None:
+        self.parts = parts
+        self.killed = killed
+
+    def tables(self, window: Window) -> Iterator[tuple[str, pa.Table]]:
+        for part in range(self.parts):
+            moment = window.start.replace(tzinfo=None)
+            yield "transactions", pa.table({"transaction_timestamp": [moment], "basket_id": [part]})
+        if self.killed:
+            raise KeyboardInterrupt
+
+
+def parts_of(source: LandingSource) -> list[str]:
+    return sorted(path.name for path in (source.landing / "transactions").iterdir())
+
+
+def test_a_window_that_lands_again_in_fewer_parts_leaves_none_of_the_old_ones(tmp_path: Path) -> None:
+    source = LandingSource(CONTRACT, tmp_path)
+    january, february = source.pending(all_windows(CONTRACT)[1].end)
+    source.land(january, Parts(3))
+    source.land(february, Parts(2))
+    assert source.land(january, Parts(1)) == 1
+    assert parts_of(source) == ["2017-01-01-000.parquet", "2017-02-01-000.parquet", "2017-02-01-001.parquet"]
+    assert source.watermark(duckdb.connect()) == february.end
+
+
+def test_a_landing_that_is_killed_while_it_replaces_another_is_mended_by_landing_again(tmp_path: Path) -> None:
+    source = LandingSource(CONTRACT, tmp_path)
+    january, february = source.pending(all_windows(CONTRACT)[1].end)
+    source.land(january, Parts(3))
+    source.land(february, Parts(1))
+    with pytest.raises(KeyboardInterrupt):
+        source.land(january, Parts(2, killed=True))
+    assert source.watermark(duckdb.connect()) is None, "what is after a window that is not whole waits for it"
+    assert source.next_window() == january
+    source.land(january, Parts(2))
+    assert source.watermark(duckdb.connect()) == february.end
+    assert parts_of(source) == ["2017-01-01-000.parquet", "2017-01-01-001.parquet", "2017-02-01-000.parquet"]
 
 
 def test_at_the_end_of_the_history_nothing_more_lands(tmp_path: Path) -> None:

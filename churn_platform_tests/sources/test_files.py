@@ -13,8 +13,11 @@ import pytest
 
 from churn_platform.contract import Contract, as_utc
 from churn_platform.ml import ingestion
+from churn_platform.resources.storage import TableStore
+from churn_platform.sources import base
 from churn_platform.sources.base import SourceError
 from churn_platform.sources.files import FilesSource
+from churn_platform.sources.index import Index
 from churn_platform_tests.worlds import PURCHASES, WIDE, all_windows, changed, engine, instant
 
 if TYPE_CHECKING:
@@ -369,6 +372,29 @@ def test_files_in_s3_are_read_and_new_ones_are_seen(bucket: Any, tmp_path: Path)
     assert watermark(contract, tmp_path) == instant("2024-02-06")
 
 
+def test_an_object_in_s3_that_is_replaced_is_scanned_again_and_only_that_one(bucket: Any, tmp_path: Path) -> None:
+    contract = of((PATH, "path: s3://shop/late/*.csv"))
+    scans: list[list[str]] = []
+
+    class Watched(FilesSource):
+        def _scan(self, con: Any, name: str, files: dict[str, str], *others: Any) -> Any:
+            scans.append(sorted(file.rpartition("/")[2] for file in files))
+            return super()._scan(con, name, files, *others)
+
+    def digests() -> dict[str, str]:
+        with engine(contract) as con:
+            return Watched(contract, tmp_path, Index(TableStore(str(tmp_path / "t")))).digests(con, "transactions")
+
+    bucket.put_object(Bucket="shop", Key="late/a.csv", Body=(HEADER + LINE).encode())
+    bucket.put_object(Bucket="shop", Key="late/b.csv", Body=(HEADER + "c9,r,2024-02-05,1,x\n").encode())
+    before = digests()
+    assert digests() == before
+    bucket.put_object(Bucket="shop", Key="late/b.csv", Body=(HEADER + "c9,r,2024-02-05,2,x\n").encode())
+    after = digests()
+    assert [key for key in before if base.changed(before[key], after[key])] == ["2024-02-01"]
+    assert scans == [["a.csv", "b.csv"], ["b.csv"]]
+
+
 def test_parquet_in_s3_is_read(bucket: Any, tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
@@ -388,3 +414,33 @@ def test_what_is_wrong_in_s3_is_a_source_error(bucket: Any, tmp_path: Path) -> N
     assert "s3://nowhere/" in refusal(of((PATH, "path: s3://nowhere/a.csv")), tmp_path)
     bucket.put_object(Bucket="shop", Key="empty/a.csv", Body=b"")
     assert "0 bytes" in refusal(of((PATH, "path: s3://shop/empty/a.csv")), tmp_path)
+
+
+# ------------------------------------------------------------------------------------ files that were damaged or copied
+
+
+def test_a_line_that_does_not_fit_is_named_and_no_other_way_to_read_the_file_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "purchases.csv").write_text(HEADER + LINE * 3 + "c9,r9,2024-01\n" + LINE)
+    said = refusal(of(), tmp_path)
+    assert "purchases.csv cannot be read (line 5): Expected Number of Columns: 5 Found: 3" in said
+    assert "c9" not in said
+
+
+def test_apostrophes_in_texts_are_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "purchases.csv").write_text(HEADER + LINE.replace("north", "'") + LINE.replace("north", "'"))
+    assert read(of(), tmp_path)["shop"].tolist() == ["'", "'"]
+
+
+def test_a_column_that_one_file_lacks_is_not_read_as_gaps(tmp_path: Path) -> None:
+    (tmp_path / "p0.csv").write_text(HEADER + LINE)
+    (tmp_path / "p1.csv").write_text("client_no,receipt,bought_at,paid\nc2,r2,2024-01-06,3\n")
+    assert "p1.csv lacks the column 'shop'" in refusal(of((PATH, "path: p*.csv")), tmp_path)
+    said = of((PATH, "path: p*.csv"), ("shop: {type: string,", "shop: {type: string, from: 'coalesce(shop, NULL)',"))
+    assert read(said, tmp_path)["shop"].tolist() == ["north", None]
+
+
+def test_a_damaged_gzip_is_refused_although_it_can_be_unpacked(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress((HEADER + LINE).encode()))
+    data[-8] ^= 1  # of the checksum
+    (tmp_path / "purchases.csv.gz").write_bytes(data)
+    assert "does not fit its own checksum" in refusal(of((PATH, "path: purchases.csv.gz")), tmp_path)

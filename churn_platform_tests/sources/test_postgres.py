@@ -17,6 +17,7 @@ import pytest
 
 from churn_platform.contract import Contract
 from churn_platform.ml import ingestion
+from churn_platform.sources import base
 from churn_platform.sources.base import SourceError
 from churn_platform.sources.postgres import PostgresSource, _without_secrets
 from churn_platform_tests.worlds import PURCHASES, WIDE, all_windows, changed, engine, instant
@@ -306,3 +307,102 @@ def test_a_message_keeps_what_helps_and_loses_what_is_secret() -> None:
     )
     assert "p@ss" not in _without_secrets("cannot use p@ss", "postgresql://a:p%40ss@c/d")
     assert _without_secrets("", "postgresql://a:b@c/d") == "no reason given"
+
+
+# ------------------------------------------------------------------------------------------------- late rows, arrivals
+
+
+def digests(contract: Contract, thorough: bool = True) -> dict[str, str]:
+    with engine(contract) as con:
+        return source(contract).digests(con, "transactions", thorough)
+
+
+LATE = """CREATE TABLE {} (client_no bigint, receipt text, bought_at timestamptz, seen_at timestamptz, paid numeric,
+          shop text, synced_at timestamptz DEFAULT now())"""
+MONTHS = """INSERT INTO {} SELECT 1, 'r' || n, make_date(2024, n, 5), make_date(2024, n, 6), n, 'x'
+            FROM generate_series(1, 6) n"""
+ROW = "INSERT INTO {} VALUES (1, '{}', {}, {}, 1, 'x')"
+
+
+@pytest.fixture
+def late(url: str) -> Iterator[str]:
+    """A table with a purchase a month."""
+    execute(url, LATE.format("late"), MONTHS.format("late"))
+    yield url
+    execute(url, "DROP TABLE late")
+
+
+RELATION = ("relation: sales.purchases", "relation: late")
+BACK = ("kind: postgres", "kind: postgres, look_back_windows: 2")
+
+
+def test_a_late_row_changes_the_digest_of_exactly_its_window_when_one_looks_thoroughly(late: str) -> None:
+    contract = of(RELATION)
+    before = digests(contract)
+    assert list(before) == ["2024-01-01", "2024-04-01", "2024-05-01", "2024-06-01"]
+    assert digests(contract, thorough=False) == {}
+    execute(late, ROW.format("late", "late", "'2024-05-20'", "'2024-07-01'"))
+    after = digests(contract)
+    assert [key for key in before if base.changed(before[key], after[key])] == ["2024-05-01"]
+
+
+def test_a_misfit_that_comes_late_changes_the_first_window_with_which_it_travels(late: str) -> None:
+    contract = of(RELATION, BACK)
+    before = digests(contract)
+    assert list(before) == ["2024-01-01", "2024-05-01", "2024-06-01"]
+    for moment in ("NULL", "'1999-01-01'", "'2999-01-01'"):
+        execute(late, ROW.format("late", "odd", moment, "NULL"))
+        after = digests(contract)
+        assert [key for key in before if base.changed(before[key], after[key])] == ["2024-01-01"]
+        before = after
+
+
+def test_what_the_contract_does_not_read_changes_no_digest_and_what_an_expression_reads_does(late: str) -> None:
+    contract = of(RELATION, ("paid: {type: float, min: 0}", "paid: {type: float, from: paid * 2}"))
+    before = digests(contract)
+    execute(late, "UPDATE late SET synced_at = '2024-09-09'")
+    assert digests(contract) == before
+    execute(late, "UPDATE late SET paid = 77 WHERE receipt = 'r6'")
+    after = digests(contract)
+    assert [key for key in before if base.changed(before[key], after[key])] == ["2024-06-01"]
+
+
+def test_the_digest_of_a_window_is_that_which_is_found_later(late: str) -> None:
+    contract = of(RELATION, BACK)
+    found = digests(contract)
+    with engine(contract) as con:
+        asked = {window.key: source(contract).digest(con, "transactions", window) for window in all_windows(contract)}
+    assert {key: digest for key, digest in asked.items() if digest} == found
+
+
+def test_without_looking_back_no_window_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHURN_SOURCE_URL", raising=False)  # nobody is asked
+    contract = of(("kind: postgres", "kind: postgres, look_back_windows: 0"))
+    assert digests(contract) == {}
+    with engine(contract) as con:
+        assert source(contract).digest(con, "transactions", all_windows(contract)[-1]) == ""
+
+
+def test_a_row_of_postgresql_belongs_to_the_window_in_which_it_became_known(late: str) -> None:
+    execute(
+        late,
+        ROW.format("late", "late", "'2024-01-05'", "'2024-03-20'"),
+        ROW.format("late", "no time", "NULL", "'2024-02-20'"),
+        ROW.format("late", "no arrival", "'2024-04-05'", "NULL"),
+        ROW.format("late", "ahead", "'2024-05-05'", "'2024-04-20'"),
+    )
+    contract = of(
+        RELATION,
+        ("    amount: paid\n", "    arrived: seen_at\n    amount: paid\n"),
+        ("      paid: {type", "      seen_at: {type: timestamp}\n      paid: {type"),
+    )
+    rows = read(contract)
+    assert dict(zip(rows["receipt"], rows["window"], strict=True)) == {
+        **{f"r{n}": f"2024-0{n}-01" for n in range(1, 7)},
+        "late": "2024-03-01",
+        "no time": "2024-02-01",
+        "no arrival": "2024-01-01",
+        "ahead": "2024-05-01",
+    }
+    with engine(contract) as con:
+        assert source(contract).watermark(con) == instant("2024-06-07")

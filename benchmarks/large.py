@@ -1,0 +1,90 @@
+"""Our way alone, on more purchases than the specification's way could hold in memory.
+
+Two figures: the features of one snapshot from all purchases there ever were, and what a new month costs on top of that
+history (read, typed, masked, judged, written, and its features from the snapshot before).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import Measurement, Outcome
+from benchmarks.measure import measure as run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.world import World
+
+
+def measure(world: World, memory: float) -> dict[str, Any]:
+    """Seconds and GB of each step, and the number of purchases in all."""
+    steps = {step: run("large", step, world, timeout=3600, memory=memory) for step in STEPS}
+    return {"purchases": int(world.done.read_text()), **{step: _plain(one) for step, one in steps.items()}}
+
+
+def _plain(one: Measurement) -> dict[str, Any]:
+    if one.failed:
+        return {"wall": None, "peak": None, "failed": one.failed}
+    return {"wall": one.wall, "cpu": one.cpu, "peak": one.peak, "rows": one.size}
+
+
+def features(world: World, place: int = -2, previous: int | None = None) -> Callable[[], Outcome]:
+    """The features at the end of the window at a place; without a previous one, from all purchases before it."""
+    from churn_platform.engine import connection
+    from churn_platform.ml import features as platform
+    from churn_platform.ml import inputs
+    from churn_platform.resources.storage import TableStore
+
+    contract, window = world.contract, world.windows[place]
+    tables = TableStore(world.settings.tables_of(contract))
+
+    def work() -> Outcome:
+        with connection() as con:
+            before = None
+            if previous is not None:
+                before = tables.read(con, "customer_features", [world.windows[previous].key], view="previous")
+            for name, keys in inputs.needed_for_features(contract, window, previous is not None).items():
+                tables.read(con, f"validated_{name}", keys)
+            tables.write("customer_features", platform.build(con, contract, window, before), window.key)
+            tables.read(con, "customer_features", [window.key])
+            return Outcome(con.execute("SELECT count(*) FROM customer_features").fetchall()[0][0])
+
+    return work
+
+
+def new_window(world: World) -> Callable[[], Outcome]:
+    """The newest month from its files to its validated rows."""
+    from churn_platform.engine import connection, literal
+    from churn_platform.ml import ingestion, masking, validation
+    from churn_platform.resources.storage import TableStore
+
+    contract, window = world.contract, world.windows[-1]
+    tables = TableStore(world.settings.tables_of(contract))
+    files = literal(str(world.landed("transactions") / f"{window.key}-*.parquet"))
+
+    def work() -> Outcome:
+        with connection(contract.time.timezone) as con:
+            masking.install_key(con, b"a key for a benchmark")
+            con.execute(f"CREATE VIEW landed AS SELECT *, 'landed' AS _source FROM read_parquet({files})")
+            typed = ingestion.typed_rows(con, contract, "transactions", "landed", window)
+            tables.write("raw_transactions", typed, window.key)
+            tables.read(con, "raw_transactions", [window.key], view="raw")
+            divided = validation.split(con, contract, "transactions", "raw")
+            tables.write("quarantine_transactions", divided.quarantined, window.key)
+            tables.write("validated_transactions", divided.good, window.key)
+            return Outcome(divided.rows)
+
+    return work
+
+
+def new_features(world: World) -> Callable[[], Outcome]:
+    """The features of the newest month, from the snapshot before it."""
+    return features(world, -1, -2)
+
+
+STEPS: dict[str, Callable[[World], Callable[[], Outcome]]] = {
+    "features": features,
+    "new_window": new_window,
+    "new_features": new_features,
+}
