@@ -9,6 +9,7 @@ from datetime import date
 from itertools import pairwise
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME
@@ -193,3 +194,16 @@ def test_a_labelled_window_says_nothing_of_one_that_is_not_over(tmp_path, monkey
     assert not result.success
     assert ahead in graph.why(result)
     assert shop.tables.windows("churn_labels") == done
+
+
+def test_a_label_that_nobody_could_know_yet_is_not_trained_on(tmp_path, monkeypatch):
+    shop = graph.played().copy(tmp_path).use(monkeypatch)
+    before = shop.tables.version("training_set")
+    newest = shop.tables.windows("churn_labels")[-1]
+    forged = shop.rows("churn_labels", newest).drop(columns="_window")
+    forged[MATURED_AT] = window(shop.contract, newest).end + pd.Timedelta(days=1)
+    shop.tables.write("churn_labels", pa.Table.from_pandas(forged, preserve_index=False), newest)
+    refused = shop.materialize("training_set")
+    assert not refused.success
+    assert newest in graph.why(refused)
+    assert shop.tables.version("training_set") == before

@@ -21,6 +21,7 @@ from churn_platform.engine import connection
 from churn_platform.ml import plots
 from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import TableStore
+from churn_platform.windows import window
 
 LOG = "feature_store_log"  # which windows the feature store has taken in
 MORE_WINDOWS = "churn/more_windows"  # tag of a run that other windows follow at once: only the last goes online
@@ -60,7 +61,7 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
             tables.read(con, "customer_features", [key])
             known = share_known(con, "customer_features", contract.feature_names)
             if online:
-                brought = _bring_online(context, con, store)
+                brought = _bring_online(context, con, store, window(contract, key).end)
             elif key != newest:
                 context.log.info("window %s is older than %s: only definitions applied", key, newest)
             else:
@@ -91,7 +92,7 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
 
 
 def _bring_online(
-    context: dg.AssetExecutionContext, con: duckdb.DuckDBPyConnection, store: FeatureStore
+    context: dg.AssetExecutionContext, con: duckdb.DuckDBPyConnection, store: FeatureStore, until: datetime
 ) -> dict[str, int | float]:
     """Bring the view `customer_features` online; returns what to show of it."""
     started = said = time.monotonic()
@@ -102,7 +103,7 @@ def _bring_online(
             said = time.monotonic()
             context.log.info("%s customers are online after %.0f s", f"{customers:,}", said - started)
 
-    counts = store.materialize(con, "customer_features", progress)
+    counts = store.materialize(con, "customer_features", progress, until)
     seconds = time.monotonic() - started
     context.log.info(
         "%s customers written, %s unchanged, %s kept because the store has them newer, in %.1f s",

@@ -133,6 +133,8 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
         with connection() as con:
             tables.read(con, "churn_labels", version=versions["churn_labels"])
             known = con.sql("SELECT * EXCLUDE (_window) FROM churn_labels ORDER BY ALL").df()
+            if not known.empty:
+                _refuse_unripe(contract, con)
         if known.empty:
             raise dg.Failure(
                 description="no label is mature yet, so there is nothing to train on. Wait for the label's horizon to "
@@ -165,3 +167,19 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
         )
 
     return training_set
+
+
+def _refuse_unripe(contract: Contract, con: duckdb.DuckDBPyConnection) -> None:
+    """Refuse labels that were not known by the end of the window under which they stand, whoever wrote them there.
+
+    Raises:
+        dagster.Failure: there are such labels.
+    """
+    newest = con.execute(f"SELECT _window, max({MATURED_AT}) FROM churn_labels GROUP BY 1 ORDER BY 1").fetchall()
+    unripe = [key for key, matured in newest if matured > window(contract, key).end]
+    if unripe:
+        raise dg.Failure(
+            description="churn_labels holds labels that mature after the end of the window under which they stand "
+            f"({', '.join(unripe)}): nobody could know them then. Materialize churn_labels for these windows again.",
+            allow_retries=False,
+        )

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from churn_platform.automation import state
-from churn_platform.automation.jobs import CYCLE, RETRAIN
+from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN
 from churn_platform.automation.sensors import REASON, WINDOW, last_run, window_request
 from churn_platform.contract import Contract
 from churn_platform.ml import policy
@@ -37,8 +37,10 @@ def _daily(contract: Contract) -> dg.ScheduleDefinition:
         request = window_request(contract, source, tables, tracking, thorough=True)
         if isinstance(request, dg.SkipReason):
             return request
+        if request.job_name == PREPARE:
+            return dg.SkipReason("there is no champion yet: the landing sensor prepares windows until there is one")
         if request.job_name != CYCLE:
-            return dg.SkipReason("the first champion has not scored yet: the landing sensor works until then")
+            return dg.SkipReason("the first champion has not scored yet: the landing sensor sees to it")
         run = last_run(context.instance, request)
         if run is not None and not run.is_finished:
             return dg.SkipReason(f"window {request.partition_key} is being processed in run {run.run_id}")

@@ -48,8 +48,10 @@ def look(contract: Contract, source: Source, thorough: bool = False) -> Look:
         SourceError: the source cannot be read.
     """
     with connection(contract.time.timezone) as con:
-        digests = {name: source.digests(con, name, thorough) for name in contract.tables.items()}
-        return Look(source.watermark(con), digests)
+        watermark = source.watermark(con)
+        if watermark is None:
+            return Look(None, {})
+        return Look(watermark, {name: source.digests(con, name, thorough) for name in contract.tables.items()})
 
 
 def due(
@@ -118,14 +120,17 @@ def _late(contract: Contract, ledger: Ledger, seen: Look, window: Window) -> lis
 
 
 def _out_of_date(contract: Contract, ledger: Ledger, made_of: Mapping[str, str], window: Window) -> bool:
-    """Whether a window's features or labels were computed from something else than what is there now."""
+    """Whether a window's features or labels were computed from something else than what is there now.
+
+    Of a window without a record nothing is known, so it stays as it is.
+    """
     wanted = {
         "customer_features": made_of[window.key],
         "churn_labels": inputs.labels_made_of(contract, contents(contract, ledger), window),
     }
     for name, now in wanted.items():
         entry = ledger.get(name, {}).get(window.key)
-        if entry is None or inputs.unstamped(entry.made_of) != now:
+        if entry is not None and entry.made_of and inputs.unstamped(entry.made_of) != now:
             return True
     return False
 
@@ -142,7 +147,7 @@ def not_online(tables: TableStore) -> str | None:
 
 def online_work(contract: Contract, key: str) -> Work:
     """The run that brings a window online."""
-    return Work(window_of(contract, key), PREPARE, f"window {key} is not online yet", ("feature_store",), "online")
+    return Work(window_of(contract, key), CYCLE, f"window {key} is not online yet", ("feature_store",), "online")
 
 
 def outdated(contract: Contract, tables: TableStore) -> list[str]:

@@ -13,7 +13,7 @@ PRUNE = "prune"
 def prune(contract: Contract) -> dg.JobDefinition:
     """The job. It carries the tag of writing runs, so that it waits for them and they for it."""
 
-    @dg.op(name=PRUNE)
+    @dg.op(name="remove_old_versions")
     def remove(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
         report = maintenance.prune(contract, settings, context.log.info)
         context.add_output_metadata(

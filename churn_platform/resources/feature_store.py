@@ -160,7 +160,11 @@ class FeatureStore:
         return SqliteWriter(Path(config.online_store.path), self._layout)
 
     def materialize(
-        self, con: duckdb.DuckDBPyConnection, view: str, progress: Callable[[int], None] = lambda _: None
+        self,
+        con: duckdb.DuckDBPyConnection,
+        view: str,
+        progress: Callable[[int], None] = lambda _: None,
+        until: datetime | None = None,
     ) -> Written:
         """Bring features online: the newest row of each customer of a view, unless the store has a later one.
 
@@ -170,6 +174,8 @@ class FeatureStore:
             con: has the view.
             view: rows of the features table, as `customer_features` has them.
             progress: is told how many customers were looked at, a few times a second.
+            until: a window's end. What the store holds of the window gives way to the view, also where a correction
+                has moved a customer's row to an earlier time; only what is later than the window stays.
 
         Returns:
             How many customers were written, were there already, or are kept because the store has them newer.
@@ -179,7 +185,7 @@ class FeatureStore:
         """
         from churn_platform.resources import online_writer
 
-        return online_writer.materialize(con, view, self._layout, self._writer(), progress)
+        return online_writer.materialize(con, view, self._layout, self._writer(), progress, until=until)
 
     def forget(self, customers: list[Any]) -> int:
         """Remove customers from the online store, all versions of their features; returns how many were there.

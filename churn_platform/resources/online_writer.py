@@ -102,15 +102,27 @@ class Writer(Protocol):
     texts: bool  # keeps values as text as well
     order: bool  # is written faster in the order of its keys
 
-    def write(self, batches: Iterable[Batch], progress: Callable[[int], None]) -> Written:
-        """Bring customers online; `progress` is told how many were looked at, again and again."""
+    def write(
+        self, batches: Iterable[Batch], progress: Callable[[int], None], until: datetime | None = None
+    ) -> Written:
+        """Bring customers online; `progress` is told how many were looked at, again and again.
+
+        What the store holds of a later time than a customer's row stays; with `until`, what it holds of a later time
+        than that.
+        """
 
     def delete(self, keys: Sequence[bytes]) -> int:
         """Remove customers by their entity keys from every version of the view; returns how many were there."""
 
 
 def materialize(
-    con: duckdb.DuckDBPyConnection, view: str, layout: Layout, writer: Writer, progress: Callable[[int], None]
+    con: duckdb.DuckDBPyConnection,
+    view: str,
+    layout: Layout,
+    writer: Writer,
+    progress: Callable[[int], None],
+    *,
+    until: datetime | None = None,
 ) -> Written:
     """Bring the newest row of each customer of a view online.
 
@@ -120,13 +132,14 @@ def materialize(
         layout: the names.
         writer: the store.
         progress: is told how many customers were looked at, a few times a second.
+        until: the instant up to which the view is all there is, in place of what the store holds.
 
     Raises:
         OnlineStoreError: the store does not take them.
     """
     rows = con.sql(_newest_rows(con, view, layout, writer.texts, writer.order))
     reader = rows.to_arrow_reader(max(1, _VALUES // max(1, len(layout.features))))
-    return writer.write(_ahead(encode(batch, layout, writer.texts) for batch in reader), progress)
+    return writer.write(_ahead(encode(batch, layout, writer.texts) for batch in reader), progress, until)
 
 
 def _newest_rows(con: duckdb.DuckDBPyConnection, view: str, layout: Layout, texts: bool, order: bool) -> str:
@@ -245,9 +258,12 @@ class SqliteWriter:
         self.table = f"{layout.project}_{layout.view}"
         self._names = ", ".join(literal(name) for name in sorted(layout.features))
 
-    def write(self, batches: Iterable[Batch], progress: Callable[[int], None]) -> Written:
+    def write(
+        self, batches: Iterable[Batch], progress: Callable[[int], None], until: datetime | None = None
+    ) -> Written:
         """See Writer. One transaction per batch."""
         counts = Written()
+        last = -1 if until is None else int(until.astimezone(UTC).replace(tzinfo=None).timestamp())
         with closing(self._connect()) as con:
             table = identifier(self.table)
             if not con.execute(f"PRAGMA table_info({table})").fetchall():
@@ -257,7 +273,7 @@ class SqliteWriter:
             for batch in batches:
                 con.execute("BEGIN IMMEDIATE")  # from here to the commit nobody else writes
                 with con:
-                    counts += self._write(con, table, batch)
+                    counts += self._write(con, table, batch, last)
                 progress(counts.customers)
         return counts
 
@@ -266,7 +282,7 @@ class SqliteWriter:
         con.execute("PRAGMA cache_size = -131072")  # KiB; a batch fits, so that readers wait for its commit only
         return con
 
-    def _write(self, con: sqlite3.Connection, table: str, batch: Batch) -> Written:
+    def _write(self, con: sqlite3.Connection, table: str, batch: Batch, last: int) -> Written:
         keys = batch.keys.to_numpy(zero_copy_only=False).tolist()
         seconds = np.empty(len(keys), np.int64)
         for instant, rows in _instants(batch.times):
@@ -277,9 +293,9 @@ class SqliteWriter:
         same: list[int] = []
         for row, (key, at) in enumerate(zip(keys, seconds.tolist(), strict=True)):
             oldest, newest, count = found.get(key, (None, None, 0))
-            if newest is None or newest <= at:
+            if newest is None or newest <= max(at, last):
                 whole = count == len(self.layout.features)
-                (same if whole and oldest == at else old if whole else new).append(row)
+                (same if whole and oldest == newest == at else old if whole else new).append(row)
         kept = len(keys) - len(new) - len(old) - len(same)
         differing = self._differing(con, table, batch, same) if same else []
         self._insert(con, table, self._columns(batch, seconds, new))
@@ -400,7 +416,7 @@ local held = redis.call('HGET', KEYS[1], names[1])
 if held and held ~= ARGV[1] then
   local old, old_part = instant(held)
   local new, new_part = instant(ARGV[1])
-  if old > new or (old == new and old_part > new_part) then return 2 end
+  if old > math.max(new, UNTIL) or (old == new and old_part > new_part and old > UNTIL) then return 2 end
 elseif held then
   local same = true
   for i, value in ipairs(redis.call('HMGET', KEYS[1], unpack(names))) do same = same and value == ARGV[i] end
@@ -427,12 +443,15 @@ class RedisWriter:
         self.client: Any = RedisOnlineStore()._get_client(config.online_store)  # noqa: SLF001 - as Feast connects
         self.layout = layout
 
-    def write(self, batches: Iterable[Batch], progress: Callable[[int], None]) -> Written:
+    def write(
+        self, batches: Iterable[Batch], progress: Callable[[int], None], until: datetime | None = None
+    ) -> Written:
         """See Writer. While the server works on a batch, the next one is made and sent."""
         names = [f"_ts:{self.layout.view}".encode()]
         names += [_mmh3(f"{self.layout.view}:{name}") for name in self.layout.features]
         listed = ", ".join('"' + "".join(f"\\{byte:03d}" for byte in name) + '"' for name in names)
-        script = self.client.script_load(_SCRIPT.replace("NAMES", listed)).encode()
+        last = str(-1 if until is None else int(until.timestamp()))
+        script = self.client.script_load(_SCRIPT.replace("NAMES", listed).replace("UNTIL", last)).encode()
         head = b"*%d\r\n$7\r\nEVALSHA\r\n$%d\r\n%s\r\n$1\r\n1\r\n" % (len(names) + 4, len(script), script)
         counts = Written()
         connection = self.client.connection_pool.get_connection()

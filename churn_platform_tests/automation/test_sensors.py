@@ -43,7 +43,7 @@ def processed(shop, *windows: str, watched: bool = False) -> None:
     """Let windows look as their cycle leaves them, without the work."""
     for key in windows:
         for table in ("customer_features", LOG, "churn_labels"):
-            shop.tables.write(table, rows(x=1), key)
+            shop.tables.write(table, rows(x=1, online=True), key)
         for table in ("churn_scores", "drift_report", "model_performance") if watched else ():
             shop.tables.write(table, rows(x=1), key)
 
