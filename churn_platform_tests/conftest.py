@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from churn_platform import settings
+from churn_platform.resources.feature_store import import_feast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# A test that imports Feast's own modules first would leave all that follow it with Feast's metrics directory.
+import_feast()
 
 
 @pytest.fixture

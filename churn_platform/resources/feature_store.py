@@ -56,7 +56,7 @@ def repo_config(contract: Contract, settings: Settings, offline: bool) -> RepoCo
     )
 
 
-def _import_feast() -> None:
+def import_feast() -> None:
     """Import Feast without its metrics directory.
 
     On import Feast makes a temporary directory for Prometheus files, names it in the environment and removes it when
@@ -83,7 +83,7 @@ class FeatureStore:
     @cached_property
     def feast(self) -> Feast:
         """Feast itself, for what this class does not offer."""
-        _import_feast()
+        import_feast()
         from feast import FeatureStore as Feast
 
         self.settings.home.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class FeatureStore:
     @cached_property
     def definitions(self) -> ModuleType:
         """The Feast repository's module."""
-        _import_feast()
+        import_feast()
         from features import definitions
 
         return definitions

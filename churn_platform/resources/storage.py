@@ -14,7 +14,7 @@ import json
 import random
 from datetime import UTC, datetime
 from time import sleep
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -140,20 +140,24 @@ class TableStore:
         """
         path = self.path(name)
         noted = None if record is None else CommitProperties(custom_metadata={_RECORD: json.dumps(record)})
-        if window is None:
-            schema_mode: Literal["merge", "overwrite"] = "merge" if keep else "overwrite"
-            write_deltalake(
-                path,
-                _reader(rows),
-                mode="append" if keep else "overwrite",
-                schema_mode=schema_mode,
-                configuration=_PROPERTIES,
-                commit_properties=noted,
-            )
-            return int(DeltaTable(path).version())
         if self.version(name) is None:
             none = rows.slice(0, 0) if isinstance(rows, pa.Table) else rows.limit(0)  # whose types cost no query
-            self._create(name, _windowed(_reader(none).schema), [PARTITION])
+            schema = _reader(none).schema
+            self._create(name, *((schema, []) if window is None else (_windowed(schema), [PARTITION])))
+        if window is None:
+            if keep:
+                write_deltalake(path, _reader(rows), mode="append", schema_mode="merge", commit_properties=noted)
+            else:
+                # "true": without a predicate two who replace an empty table at once would both be in it
+                write_deltalake(
+                    path,
+                    _reader(rows),
+                    mode="overwrite",
+                    predicate="true",
+                    schema_mode="overwrite",
+                    commit_properties=noted,
+                )
+            return int(DeltaTable(path).version())
 
         def commit() -> None:
             # a column that the contract gained since is NULL in the windows before
@@ -177,7 +181,7 @@ class TableStore:
         return version
 
     def _create(self, name: str, schema: pa.Schema, partition_by: list[str]) -> None:
-        """Make an empty partitioned table where there is none. Of several processes one makes it, all go on.
+        """Make an empty table where there is none. Of several processes one makes it, all go on.
 
         The first write may not make it: two that replace "all there is" at once would lose the windows of one.
         """

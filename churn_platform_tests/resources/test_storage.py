@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 import pytest
+from deltalake.exceptions import CommitFailedError
 
 from churn_platform.resources import retention
 from churn_platform.resources.storage import LEDGER, MissingTableError, MissingVersionError, TableStore
@@ -201,6 +203,24 @@ def test_processes_that_write_different_windows_at_once_all_land(
     assert read(store, con) == expected
     assert store.windows("t") == [window for _, window in expected]
     assert store.entries("t") == {window: ("", f"c{window[-1]}") for _, window in expected}
+
+
+def test_of_several_who_replace_a_new_table_whole_one_remains(tmp_path: Path) -> None:
+    for attempt in range(5):
+        store = TableStore(str(tmp_path / f"{attempt}"))
+        together = threading.Barrier(4)
+
+        def write(who: int, store: TableStore = store, together: threading.Barrier = together) -> None:
+            together.wait()
+            with suppress(CommitFailedError):
+                store.write("t", table(who))
+
+        writers = [threading.Thread(target=write, args=(who,)) for who in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert store.open("t").count() == 1
 
 
 @pytest.fixture
