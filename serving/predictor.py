@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from churn_platform.contract import SNAPSHOT_TIME
-from churn_platform.ml import masking
+from churn_platform.ml import masking, text
 from serving.schema import HIGH_RISK, LOW_RISK, RefusedError
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class Predictor:
 
     def _features(self, customer: str | int) -> tuple[dict[str, Any], Any]:
         """What the online store holds of a customer, missing values as None, and since when it is true."""
-        entity = masking.pseudonym(self._key, str(customer)) if self._key is not None else customer
+        known_as = text.plain(customer) if isinstance(customer, str) else customer
+        entity = masking.pseudonym(self._key, str(known_as)) if self._key is not None else known_as
         away = RefusedError(
             "features_unavailable",
             "The feature store does not answer. Try again shortly; /health says when it is back.",

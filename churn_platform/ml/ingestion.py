@@ -19,18 +19,17 @@ from churn_platform.contract import as_utc
 from churn_platform.engine import identifier, literal
 from churn_platform.ml.masking import masked
 from churn_platform.ml.rules import ISSUES, column_rules, key_of
+from churn_platform.ml.text import TRIMMED
 from churn_platform.sources.base import ORIGIN, SourceError, horizon
 
 if TYPE_CHECKING:
     from churn_platform.contract import Column, Contract, Table
     from churn_platform.windows import Window
 
-# Spaces and line ends of all kinds, and characters that nobody sees, such as the byte order mark that spreadsheets
-# leave. Looking for so many is slow, so a text that begins and ends with plain characters is let through before.
-_TRIMMED = "\t\n\r \u00a0\u00ad\u1680\u202f\u205f\u2060\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x2010)))
+# Looking for all that is trimmed is slow, so a text that begins and ends with plain characters is let through before.
 _BLANK = (
     "CASE WHEN regexp_full_match({0}, '[!-~]([ -~]*[!-~])?') THEN {0} "
-    f"ELSE nullif(trim({{0}}, {literal(_TRIMMED)}), '') END"
+    f"ELSE nullif(trim({{0}}, {literal(TRIMMED)}), '') END"
 )
 # What makes two ids of one that look the same: control and format characters, spaces that are none, fillers, variation
 # selectors; and the sign for a character that could not be decoded, which makes one id of two.
@@ -437,7 +436,7 @@ def _truth(_: Column, _source: _Value, value: str, _decimal: str) -> str:
 def _text(_: Column, source: _Value, value: str, _decimal: str) -> str:
     plain = f"CAST({value} AS VARCHAR)"
     if source.kind in _TEXT:
-        # one form of what Unicode holds equal (NFC, UAX 15); DuckDB's function would cut a text at a NUL
+        # as `text.plain`; DuckDB's function would cut a text at a NUL
         return f"CASE WHEN contains({plain}, chr(0)) THEN {plain} ELSE nfc_normalize({plain}) END"
     if source.kind not in _FLOATS:
         return plain

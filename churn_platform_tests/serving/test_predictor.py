@@ -119,6 +119,14 @@ def test_an_unknown_customer_is_refused_and_not_given_the_average(predictor, reg
     assert refused(predictor, "2") == (404, "unknown_customer")
 
 
+@pytest.mark.parametrize("written", ["Zo\u00eb", "Zoe\u0308", " Zo\u00eb\u200b"])
+def test_an_id_is_found_however_it_is_written_and_answered_as_it_was_asked(predictor, registry, store, written):
+    store.rows = {"Zo\u00eb": ROW}
+    registry.promote("1")
+    predictor.refresh()
+    assert predictor.predict(written)["customer"] == written
+
+
 def test_an_online_store_that_fails_is_said_and_is_connected_to_again(predictor, registry, store):
     registry.promote("1")
     predictor.refresh()
