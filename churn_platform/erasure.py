@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import secrets
-import shutil
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from churn_platform import maintenance
 from churn_platform.contract import PROBABILITY
 from churn_platform.engine import connection, identifier, literal
 from churn_platform.ml import ingestion, masking
@@ -161,7 +160,8 @@ def erase(
                 found[name] = removed
                 say(f"{name}: {removed.rows:,} rows, {removed.versions:,} older versions")
     online = store.forget(keys) if keys else 0
-    _clear_spill(settings)
+    for spilled in maintenance.leftovers(settings, untouched_hours=0):
+        maintenance.discard(spilled)
     models = [str(v.version) for v in tracking.versions() if _TAG + reference in v.tags]
     report = Report(reference, found, online, reference_rows, sorted(models, key=int), again=bool(known))
     if report.removed_anything or not _logged(tables, reference):
@@ -292,14 +292,6 @@ def _like(pattern: pd.Series, values: pd.Series) -> pd.Series:
 
 
 # ---------------------------------------------------------------------------------------------- what remains on disk
-
-
-def _clear_spill(settings: Settings) -> None:
-    """Remove what DuckDB spilled to disk in processes that were killed."""
-    for folder in (settings.home / "spill").glob("*-*"):
-        pid = int(folder.name.partition("-")[0])
-        if pid != os.getpid() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _logged(tables: TableStore, reference: str) -> bool:

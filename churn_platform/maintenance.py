@@ -69,7 +69,7 @@ def prune(
         report.leftovers += 1
         report.leftover_bytes += _weight(path)
         if not dry_run:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            discard(path)
     if report.leftovers:
         say(f"  {'killed processes':<28} {verb} {report.leftovers:,} leftovers, {_size(report.leftover_bytes)}")
     say(f"{verb} {_size(report.bytes)} in all" if report.bytes else "nothing to remove")
@@ -104,17 +104,22 @@ def _by_model(pinned: dict[str, dict[int, str]]) -> dict[str, list[tuple[str, in
     return found
 
 
-def leftovers(settings: Settings) -> Iterator[Path]:
+def leftovers(settings: Settings, untouched_hours: float = retention.SAFE_HOURS) -> Iterator[Path]:
     """What killed processes left in the home, untouched for a day: spilled blocks and half-landed files.
 
     The day counts even where no such process runs here: a home may be shared with another machine or container.
     """
-    old = time.time() - retention.SAFE_HOURS * 3600
+    old = time.time() - untouched_hours * 3600
     candidates = [*(settings.home / "spill").glob("*-*"), *settings.landing.glob("*/*/.*.parquet.*")]
     for path in candidates:
         pid = path.name.partition("-")[0] if path.is_dir() else path.suffix[1:]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and _touched(path) < old:
             yield path
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder; one that is gone already is no error."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _touched(path: Path) -> float:
