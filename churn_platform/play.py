@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from churn_platform.assets.common import POOL, SIDE_BY_SIDE
 from churn_platform.assets.feature_store import MORE_WINDOWS
 from churn_platform.automation import state
 from churn_platform.automation.alone import process
@@ -199,4 +200,15 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
 def catch_up(contract: Contract, settings: Settings, say: Callable[[str], None], anew: bool = False) -> bool:
     """Process all that has landed, on the instance at DAGSTER_HOME."""
     with dg.DagsterInstance.get() as instance:
+        _widen_pool(instance)
         return Player(contract, settings, instance, say).catch_up(anew)
+
+
+def _widen_pool(instance: dg.DagsterInstance) -> None:
+    """Let a backfill run windows side by side; dagster.yaml can only say one limit for all pools.
+
+    A limit that somebody has set stays.
+    """
+    limits = {limit.name: limit for limit in instance.event_log_storage.get_pool_limits()}
+    if POOL not in limits or limits[POOL].from_default:
+        instance.event_log_storage.set_concurrency_slots(POOL, SIDE_BY_SIDE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from datetime import date
 import pandas as pd
 import pytest
 
-from churn_platform.play import Player
+from churn_platform.assets.common import POOL, SIDE_BY_SIDE
+from churn_platform.play import Player, catch_up
 from churn_platform_tests import graph
 
 WINDOWS = [f"2023-{month:02}-01" for month in range(1, 7)]
@@ -95,7 +97,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import pytest
-from churn_platform.play import Player
+from churn_platform.assets.common import POOL, SIDE_BY_SIDE
+from churn_platform.play import Player, catch_up
 from churn_platform_tests import graph
 with pytest.MonkeyPatch.context() as patch:
     folder = Path(sys.argv[1])
@@ -132,3 +135,18 @@ def test_a_play_that_is_killed_half_way_is_finished_by_the_next_with_the_same_re
         left, right = (platform.rows(name, *known) for platform in (shop, whole))
         pd.testing.assert_frame_equal(left, right)
     assert shop.check("feature_store").success
+
+
+def test_a_backfill_may_run_windows_side_by_side_unless_somebody_said_otherwise(shop, monkeypatch):
+    monkeypatch.setattr(Player, "catch_up", lambda *_: True)
+    storage = shop.instance.event_log_storage
+    monkeypatch.setattr("dagster.DagsterInstance.get", lambda: contextlib.nullcontext(shop.instance))
+
+    def limits():
+        return {limit.name: limit.limit for limit in storage.get_pool_limits()}
+
+    catch_up(shop.contract, shop.settings, print)
+    assert limits()[POOL] == SIDE_BY_SIDE
+    storage.set_concurrency_slots(POOL, 1)
+    catch_up(shop.contract, shop.settings, print)
+    assert limits()[POOL] == 1

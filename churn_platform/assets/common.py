@@ -20,6 +20,7 @@ from churn_platform.resources.storage import Entry
 WRITES = {"churn/writes": "yes"}
 # The assets of the data plane share a pool: a backfill runs that many of its windows side by side.
 POOL = "data_plane"
+SIDE_BY_SIDE = 2
 
 Ledger = Mapping[str, Mapping[str, Entry]]
 
