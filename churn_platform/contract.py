@@ -36,6 +36,11 @@ RESERVED_COLUMNS = frozenset(
     {SNAPSHOT_TIME, LABEL, MATURED_AT, PROBABILITY, PREDICTION, MODEL_VERSION, "event_timestamp"}
 )
 
+# What the retention list and the table of treatments say beside customer, time, probability and model.
+RANK, WORTH, PROFIT, ARM, REASONS = "rank", "customer_value", "expected_profit", "arm", "reasons"
+CONTACTED, CONTACTED_AT = "contacted", "contacted_at"
+LIST_COLUMNS = frozenset({*RESERVED_COLUMNS, RANK, WORTH, PROFIT, ARM, REASONS, CONTACTED, CONTACTED_AT})
+
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -385,6 +390,29 @@ class Retraining(_Strict):
     budget: Budget = Field(default_factory=Budget)
 
 
+class Value(_Strict):
+    """What a customer is worth and what a retention offer costs: from these figures follows who is contacted."""
+
+    customer_value: float | str = Field(
+        description="what a kept customer is worth, in money; or the feature that tells, multiplied by value_factor"
+    )
+    value_factor: float = Field(1.0, gt=0, description="money per unit of that feature, such as a margin")
+    offer_cost: float = Field(ge=0, description="what contacting one customer costs, in money, whether it helps or not")
+    acceptance: float = Field(
+        gt=0, le=1, description="the share of those about to leave that stay because they were contacted"
+    )
+    capacity: int | None = Field(None, ge=1, description="the most customers that can be contacted per window")
+    hold_out: float = Field(
+        0.1, ge=0, le=0.5, description="the share of chosen customers left alone by lot, to measure what contacts do"
+    )
+    rest_days: int = Field(
+        90, ge=0, le=3660, description="so long a customer is left alone once contacted, or held out"
+    )
+    suppression: str | None = Field(
+        None, min_length=1, description="a file of ids, as the source writes them, that are never to be contacted"
+    )
+
+
 class Time(_Strict):
     """The history, and the windows that it is cut into."""
 
@@ -424,6 +452,7 @@ class Contract(_Strict):
     label: Label | None = None
     model: ModelSpec = Field(default_factory=ModelSpec)
     gates: Gates = Field(default_factory=Gates)
+    value: Value | None = Field(None, description="without it nobody is chosen to be contacted")
     drift: Drift = Field(default_factory=Drift)
     retraining: Retraining = Field(default_factory=Retraining)
     serving: Serving = Field(default_factory=Serving)
@@ -1124,6 +1153,44 @@ class _Contradictions:
         if retraining.drifted_windows > retraining.of_last:
             what = f"{retraining.drifted_windows} of the last {retraining.of_last} windows can never be."
             self.say(("retraining", "drifted_windows"), what, "Lower it, or raise of_last.")
+
+    def check_value(self) -> None:
+        value, label, snapshots = self.contract.value, self.contract.label, self.contract.snapshots
+        if value is None:
+            return
+        if isinstance(value.customer_value, str):
+            self._worth(value.customer_value)
+        elif value.customer_value <= 0:
+            what = f"a customer worth {value.customer_value:g} is not worth keeping."
+            self.say(("value", "customer_value"), what, "Write an amount of money above 0, or a feature's name.")
+        elif value.value_factor != 1:
+            remedy = "Remove it, or name a feature under customer_value."
+            self.say(("value", "value_factor"), "a factor goes with a feature, not with a number.", remedy)
+        judged = label.lead_days + label.horizon_days if label is not None else 0
+        judged = snapshots.label.matures_after_days if snapshots is not None else judged
+        if value.rest_days < judged:
+            what = (
+                f"after {value.rest_days} days a customer could be contacted again, but what a contact did is known "
+                f"after {judged} days only."
+            )
+            self.say(("value", "rest_days"), what, f"Write {judged} or more.")
+        if self.contract.customer.name in LIST_COLUMNS:
+            what = f"{self.contract.customer.name!r} is another column of the retention list."
+            self.say(("customer", "name"), what, "Use another name.")
+
+    def _worth(self, name: str) -> None:
+        path = ("value", "customer_value")
+        try:
+            names = self.contract.feature_names
+            numeric = self.contract.numeric_features
+        except KeyError:
+            return  # a feature of a column that is not there: reported with the feature
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            remedy = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(numeric)}; or write a number."
+            self.say(path, f"there is no feature {name!r}.", remedy)
+        elif name not in numeric:
+            self.say(path, f"the feature {name!r} is no number.", f"Choose one of: {', '.join(numeric)}.")
 
     def check_serving(self) -> None:
         field = self.contract.serving.customer_field

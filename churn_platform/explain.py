@@ -21,6 +21,7 @@ def explain(contract: Contract) -> str:
             *_features(contract),
             *_label(contract),
             *_model(contract),
+            *_value(contract),
             *_monitoring(contract),
         ]
     )
@@ -150,6 +151,30 @@ def _model(contract: Contract) -> list[str]:
         "a recorded signature; better "
         f"than the churn rate alone and not worse than the champion, both with {gates.confidence:.0%} confidence"
         + (f"; {'; '.join(bounds)}." if bounds else "."),
+        "",
+    ]
+
+
+def _value(contract: Contract) -> list[str]:
+    value = contract.value
+    if value is None:
+        return []
+    worth = f"{value.customer_value:g}" if not isinstance(value.customer_value, str) else value.customer_value
+    if value.value_factor != 1:
+        worth = f"{value.value_factor:g} times {worth}"
+    most = f"at most {value.capacity:,} customers a window" if value.capacity is not None else "as many as that"
+    listed = [
+        f"{value.hold_out:.0%} of the chosen are left alone by lot, to measure what contacts do"
+        if value.hold_out
+        else "nobody is left alone by lot, so what contacts do is not measured",
+        f"a customer rests for {_count(value.rest_days, 'day')}",
+    ]
+    if value.suppression is not None:
+        listed.append(f"those in {value.suppression} are never contacted")
+    return [
+        f"Decisions: a kept customer is worth {worth}; contacting one costs {value.offer_cost:g} and keeps "
+        f"{value.acceptance:.0%} of those about to leave.",
+        f"  Contacted are those of whom more is expected than it costs, best first, {most}; {'; '.join(listed)}.",
         "",
     ]
 

@@ -41,6 +41,8 @@ def test_the_contracts_of_these_tests_load(text: str) -> None:
     assert isinstance(parse(text), Contract)
 
 
+PRICED = PURCHASES + "value: {customer_value: spent_90d, offer_cost: 5, acceptance: 0.2}\n"
+
 BROKEN: dict[str, tuple[str, tuple[str, str], list[str]]] = {
     "an unknown key": (
         PURCHASES,
@@ -51,6 +53,46 @@ BROKEN: dict[str, tuple[str, tuple[str, str], list[str]]] = {
         PURCHASES,
         ("owner:", "zzz: x\nowner:"),
         ["line 3: zzz:", "known here: contract"],
+    ),
+    "a customer worth nothing": (
+        PRICED,
+        ("customer_value: spent_90d", "customer_value: -5"),
+        ["line 32: value.customer_value", "not worth keeping", "above 0"],
+    ),
+    "a value by a feature that there is not": (
+        PRICED,
+        ("customer_value: spent_90d", "customer_value: spent_9d"),
+        ["value.customer_value", "no feature 'spent_9d'", "Did you mean `spent_90d`?"],
+    ),
+    "a value by a feature that is no number": (
+        WIDE + "value: {customer_value: plan, offer_cost: 5, acceptance: 0.2}\n",
+        ("owner:", "owner:"),
+        ["value.customer_value", "'plan' is no number", "Choose one of: visits"],
+    ),
+    "a value that is neither number nor name": (
+        PRICED,
+        ("customer_value: spent_90d", "customer_value: [1]"),
+        ["value.customer_value", "Write a number or a text"],
+    ),
+    "a factor of a number": (
+        PRICED,
+        ("customer_value: spent_90d", "customer_value: 80, value_factor: 2"),
+        ["value.value_factor", "goes with a feature"],
+    ),
+    "a rest that ends before the outcome is known": (
+        PRICED,
+        ("acceptance: 0.2", "acceptance: 0.2, rest_days: 27"),
+        ["value.rest_days", "known after 28 days only", "Write 28 or more."],
+    ),
+    "an acceptance of more than everybody": (
+        PRICED,
+        ("acceptance: 0.2", "acceptance: 20"),
+        ["value.acceptance", "less than or equal to 1"],
+    ),
+    "a customer called like a column of the list": (
+        PRICED,
+        ("name: client,", "name: rank,"),
+        ["customer.name", "another column of the retention list"],
     ),
     "an unknown key of a column named like a key": (
         PURCHASES,

@@ -51,3 +51,15 @@ def test_what_else_refuses_a_window_is_told_where_the_contract_says_it() -> None
     said = explain(changed(PURCHASES, ("    order: receipt\n", f"    order: receipt\n{keys}")))
     assert "more than 5,000 good rows, or with less than 50% of the smallest of the windows before" in said
     assert "or with more than 2% of the rows equal to another, or with no row in its last 2 days" in said
+
+
+def test_figures_of_value_are_explained() -> None:
+    figures = "customer_value: spent_90d, value_factor: 0.25, offer_cost: 3, acceptance: 0.2, capacity: 1500"
+    said = explain(changed(PURCHASES + f"value: {{{figures}, suppression: do_not_contact.csv}}\n"))
+    assert "a kept customer is worth 0.25 times spent_90d; contacting one costs 3 and keeps 20% of those" in said
+    assert "at most 1,500 customers a window; 10% of the chosen are left alone by lot" in said
+    assert "rests for 90 days; those in do_not_contact.csv are never contacted" in said
+    assert "Decisions" not in explain(changed(PURCHASES))
+    said = explain(changed(PURCHASES + "value: {customer_value: 80, offer_cost: 3, acceptance: 0.2, hold_out: 0}\n"))
+    assert "is worth 80; " in said
+    assert "as many as that; nobody is left alone by lot" in said
