@@ -171,9 +171,9 @@ def _value(contract: Contract) -> list[str]:
     ]
     if value.suppression is not None:
         listed.append(f"those in {value.suppression} are never contacted")
+    figures = f"a kept customer is worth {worth}; contacting one costs {value.offer_cost:g} and keeps "
     return [
-        f"Decisions: a kept customer is worth {worth}; contacting one costs {value.offer_cost:g} and keeps "
-        f"{value.acceptance:.0%} of those about to leave.",
+        f"Decisions: {figures}{value.acceptance:.0%} of those about to leave.",
         f"  Contacted are those of whom more is expected than it costs, best first, {most}; {'; '.join(listed)}.",
         "",
     ]

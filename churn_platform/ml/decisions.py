@@ -40,8 +40,8 @@ def worth(contract: Contract, rows: pd.DataFrame) -> Array:
     value = given(contract.value)
     if not isinstance(value.customer_value, str):
         return np.full(len(rows), float(value.customer_value))
-    known = pd.to_numeric(rows[value.customer_value]).to_numpy(dtype="float64", na_value=np.nan)
-    return np.maximum(np.nan_to_num(known, nan=0.0), 0.0) * value.value_factor
+    known = pd.to_numeric(rows[value.customer_value]).astype("float64").fillna(0.0).clip(lower=0.0)
+    return np.asarray(known * value.value_factor)
 
 
 def expected_profit(contract: Contract, probability: Array, worth: Array) -> Array:
@@ -80,7 +80,7 @@ def choose(contract: Contract, probability: Array, worth: Array, held_out: Choic
     if value.capacity is not None:
         best_first = np.argsort(-profit, kind="stable")
         takes = chosen if held_out is None else chosen & ~held_out
-        before = np.cumsum(takes[best_first]) - takes[best_first]
+        before: NDArray[np.int64] = np.cumsum(takes[best_first]) - takes[best_first]
         chosen[best_first[before >= value.capacity]] = False
     return chosen
 
@@ -134,4 +134,4 @@ def profit_curve(contract: Contract, probability: Array, worth: Array, labels: A
     """
     best_first = np.argsort(-expected_profit(contract, probability, worth), kind="stable")
     earned = expected_profit(contract, probability if labels is None else labels, worth)[best_first]
-    return np.r_[0.0, np.cumsum(earned)]
+    return np.concatenate([np.zeros(1), np.cumsum(earned)])
