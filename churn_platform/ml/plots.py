@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -135,4 +135,48 @@ def promotions(versions: list[str], roc_auc: list[float]) -> Figure:
     axes = figure.subplots()
     axes.plot(versions, roc_auc, marker="o", color=_BLUE)
     axes.set(xlabel="version", ylabel="ROC AUC on its test window", title="champions so far")
+    return figure
+
+
+def contributions(names: list[str], sizes: Array, title: str) -> Figure:
+    """The mean size of each feature's contribution to the score, largest on top."""
+    order = np.argsort(sizes)
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(names)))
+    axes = figure.subplots()
+    axes.barh([names[i] for i in order], sizes[order], color=_BLUE)
+    axes.set(xlabel="mean size of the Shapley value", title=title)
+    return figure
+
+
+def partial_dependence(curves: dict[str, tuple[list[Any], Array]], title: str, columns: int = 3) -> Figure:
+    """A small panel for each feature: the values it is set to, and the mean probability then; all on one scale."""
+    rows = -(-max(len(curves), 1) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
+    figure.suptitle(title)
+    grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
+    for axes, (name, (values, means)) in zip(grid, curves.items(), strict=False):
+        axes.set_title(name, fontsize=9)
+        if isinstance(values[0], str):
+            axes.bar(range(len(values)), means, color=_BLUE)
+            axes.set_xticks(range(len(values)), [value[:12] for value in values], rotation=30, fontsize=7)
+        else:
+            axes.plot(values, means, marker=".", color=_BLUE)
+    for axes in grid[len(curves) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def profit(curves: dict[str, Array], capacity: int | None, title: str) -> Figure:
+    """What contacting the best 0, 1, ..., n customers earns in all, with the best number marked, and the capacity."""
+    figure = Figure(figsize=(7, 3.6))
+    axes = figure.subplots()
+    for (name, curve), colour in zip(curves.items(), (_BLUE, _ORANGE), strict=False):
+        best = int(np.argmax(curve))
+        axes.plot(curve, color=colour, label=f"{name}: most at {best:,} customers, {curve[best]:,.0f}")
+        axes.plot([best], [curve[best]], marker="o", color=colour)
+    if capacity is not None:
+        axes.axvline(capacity, color=_GREY, linestyle="--", label=f"capacity: {capacity:,}")
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.set(xlabel="customers contacted, best first", ylabel="profit, money", title=title)
+    axes.legend()
     return figure
