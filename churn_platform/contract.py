@@ -325,12 +325,28 @@ class Label(_Strict):
     warmup_days: int = Field(90, ge=0, description="history needed before the first observation")
 
 
+class Search(_Strict):
+    """A search for better hyperparameters than the family's defaults, which are its first trial."""
+
+    trials: int = Field(20, ge=1, le=10_000, description="how many sets of parameters are tried")
+    seconds: float = Field(
+        60, gt=0, description="the search ends after this time; what it finds then depends on the machine's speed"
+    )
+    folds: int = Field(3, ge=2, le=20, description="parts of the cross-validation, by time and by customer")
+    metric: Literal["roc_auc", "pr_auc", "brier"] = "roc_auc"
+    sample_rows: int = Field(100_000, ge=1_000, description="of more rows the search looks at whole customers only")
+
+
 class ModelSpec(_Strict):
     """How models are trained, and on which windows they are judged."""
 
     family: Literal["logistic_regression", "random_forest", "gradient_boosting"] = "gradient_boosting"
     params: dict[str, float | int | str | bool | None] = {}
     seed: int = Field(7, ge=0)
+    search: Search | None = Field(None, description="without it, the family's defaults and `params` are used")
+    calibration: Literal["auto", "none", "sigmoid", "isotonic"] = Field(
+        "auto", description="how probabilities are set right; auto: what is best on validation rows"
+    )
     train_windows: int | None = Field(None, ge=1, description="train on the newest N windows only; default all")
     validation_windows: int = Field(1, ge=1)
     test_windows: int = Field(1, ge=1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from churn_platform.contract import plain
 
 if TYPE_CHECKING:
-    from churn_platform.contract import Column, Contract, Table
+    from churn_platform.contract import Column, Contract, Search, Table
 
 
 def explain(contract: Contract) -> str:
@@ -145,6 +145,13 @@ def _model(contract: Contract) -> list[str]:
     )
     if contract.snapshots is not None and contract.snapshots.time is None:
         how = "trained on 60% of the customers, validated on 20% and tested on 20%"
+    calibrated = {
+        "auto": "calibrated as suits the validation rows",
+        "none": "not calibrated",
+        "sigmoid": "calibrated by a sigmoid",
+        "isotonic": "calibrated by isotonic regression",
+    }
+    how = f"{_searched(model.search)}; {calibrated[model.calibration]}; {how}"
     return [
         f"Model: {model.family}, seed {model.seed}; {how}. High Risk from {model.threshold:.0%} on.",
         f"Gates: at least {_count(gates.min_test_rows, 'test row')} with {_count(gates.min_test_churners, 'churner')}; "
@@ -177,6 +184,15 @@ def _value(contract: Contract) -> list[str]:
         f"  Contacted are those of whom more is expected than it costs, best first, {most}; {'; '.join(listed)}.",
         "",
     ]
+
+
+def _searched(search: Search | None) -> str:
+    if search is None:
+        return "no search for better hyperparameters"
+    return (
+        f"hyperparameters searched in up to {_count(search.trials, 'trial')} and {search.seconds:g} seconds, by "
+        f"{search.metric} over {search.folds} folds"
+    )
 
 
 def _newest(windows: int) -> str:

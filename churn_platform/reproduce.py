@@ -8,25 +8,29 @@ the training set, the metrics and what the model answers.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from churn_platform import provenance
 from churn_platform.assets.common import contents
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, given
 from churn_platform.engine import connection, identifier, literal
 from churn_platform.ml import features, inputs, labels, models
+from churn_platform.ml.splits import split
 from churn_platform.ml.training import in_order, train
+from churn_platform.ml.tuning import search
 from churn_platform.provenance import TRAINING_SET
 from churn_platform.resources.storage import LEDGER, MissingTableError, TableStore
-from churn_platform.resources.tracking import CHAMPION, RegistryError, Tracking
+from churn_platform.resources.tracking import BY_TIME, BY_TRIALS, CHAMPION, PARAMETERS, SEARCH, RegistryError, Tracking
 from churn_platform.windows import window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import duckdb
+    import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
     from churn_platform.settings import Settings
@@ -102,8 +106,14 @@ def reproduce(
         note(_features(con, then, tables, made_of))
         note(_training_set(con, then))
         rows = in_order(then, con.sql(f"SELECT * FROM recorded_{TRAINING_SET}").df())
+    parameters = json.loads(model.tags[PARAMETERS])
+    if model.tags.get(SEARCH) == BY_TRIALS:
+        say(f"  searching again for the parameters of {then.model.family}")
+        note(_search(then, rows, parameters))
+    elif model.tags.get(SEARCH) == BY_TIME:
+        say("  its search was ended by its time budget, so it is not repeated: its parameters are taken as recorded")
     say(f"  training {then.model.family} on what was recorded")
-    trained = train(then, rows)
+    trained = train(then, rows, parameters=parameters)
     kept = tracking.client.get_run(str(model.run_id)).data.metrics
     note(_numbers("metrics", {name: (kept.get(name), value) for name, value in trained.metrics.items()}))
     answers = models.frame(then, rows)
@@ -125,6 +135,11 @@ def _require(
         raise ReproductionError(
             f"version {model.version} of {model.name} was trained before the versions of {', '.join(unrecorded)} were "
             "recorded. Train a new model to have one that can be reproduced."
+        )
+    if PARAMETERS not in model.tags:
+        raise ReproductionError(
+            f"version {model.version} of {model.name} was trained before its hyperparameters were recorded. Train a "
+            "new model to have one that can be reproduced."
         )
     gone = []
     for name, number in made_of.items():
@@ -262,6 +277,21 @@ def _training_set(con: duckdb.DuckDBPyConnection, contract: Contract) -> Finding
 
 
 # ------------------------------------------------------------------------------------------------- comparing
+
+
+def _search(contract: Contract, rows: pd.DataFrame, recorded: dict[str, Any]) -> Finding:
+    """Repeat a search that its trials ended; on a slower machine it may take longer than the contract allows."""
+    unhurried = given(contract.model.search).model_copy(update={"seconds": math.inf})
+    model = contract.model.model_copy(update={"search": unhurried})
+    found = search(contract.model_copy(update={"model": model}), split(contract, rows).train.reset_index(drop=True))
+    differ = [
+        f"{name} was {recorded.get(name)}, now {value}"
+        for name, value in found.parameters.items()
+        if recorded.get(name) != value
+    ]
+    if differ:
+        return Finding("search", False, "; ".join(differ))
+    return Finding("search", True, f"the same parameters, after {len(found.trials)} trials")
 
 
 def _compared(

@@ -1,9 +1,11 @@
 """The candidate model: trained, logged, registered as challenger. Whether it may serve is for its gates to say."""
 
+import json
 import tempfile
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -12,11 +14,12 @@ from churn_platform.assets.common import WRITES, plot
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
 from churn_platform.ml import plots
-from churn_platform.ml.models import ModelError, hyperparameters
+from churn_platform.ml.models import ModelError
 from churn_platform.ml.splits import NotEnoughDataError
 from churn_platform.ml.training import Trained, in_order, train
+from churn_platform.ml.tuning import Found
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import REFERENCE, Tracking
+from churn_platform.resources.tracking import BY_TIME, BY_TRIALS, PARAMETERS, REFERENCE, SEARCH, Tracking
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
@@ -51,8 +54,17 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
             tempfile.TemporaryDirectory() as folder,
         ):
             try:
-                trained = train(contract, rows, context.log.info)
-                parameters = hyperparameters(contract.model)
+                before = tracking.client.get_run(run_id).data.tags  # not empty where this is a retry
+                trained = train(
+                    contract,
+                    rows,
+                    context.log.info,
+                    json.loads(before[PARAMETERS]) if PARAMETERS in before else None,
+                    lambda trial: tracking.log_trial(run_id, trial),
+                )
+                mlflow.set_tags(
+                    {PARAMETERS: json.dumps(trained.parameters), SEARCH: before.get(SEARCH) or _ended(trained)}
+                )
             except (NotEnoughDataError, ModelError) as error:
                 raise dg.Failure(description=str(error), allow_retries=False) from error
             mlflow.log_params(
@@ -60,7 +72,9 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                     "family": contract.model.family,
                     "seed": contract.model.seed,
                     "training_set_version": version,
-                    **{f"model.{name}": value for name, value in parameters.items()},
+                    **{f"model.{name}": value for name, value in trained.parameters.items()},
+                    "calibration": trained.calibration.method,
+                    "threshold": trained.threshold,
                     **trained.splits.describe(),
                 }
             )
@@ -78,6 +92,10 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                     "window": newest,
                     "training_set_version": str(version),
                     **provenance.tags(tables, version),
+                    PARAMETERS: json.dumps(trained.parameters),
+                    SEARCH: before.get(SEARCH) or _ended(trained),
+                    "calibration": trained.calibration.method,
+                    "threshold": repr(trained.threshold),
                     "train_rate": repr(trained.train_rate),
                     "test_roc_auc": repr(trained.metrics.get("test_roc_auc", float("nan"))),
                     "labels_known_until": str(rows[MATURED_AT].max()),
@@ -95,6 +113,10 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                 "training_set_version": version,
                 "train_rows": len(trained.splits.train) + len(trained.splits.validation),
                 "test_rows": len(trained.splits.test),
+                "parameters": dg.MetadataValue.json(trained.parameters),
+                **({} if trained.search is None else {"search": str(trained.search)}),
+                "calibration": str(trained.calibration),
+                "threshold": trained.threshold,
                 **{name: round(value, 4) for name, value in trained.metrics.items()},
                 **{name: plot(figure) for name, figure in figures.items()},
             },
@@ -111,13 +133,34 @@ def read_training_set(contract: Contract, tables: TableStore, version: int | Non
         return in_order(contract, con.sql("SELECT * FROM training_set").df())
 
 
+def _ended(trained: Trained) -> str:
+    """What ended the search for parameters: one that time ended may end otherwise elsewhere."""
+    if trained.search is None or trained.search.why_not:
+        return "none"
+    return BY_TIME if trained.search.cut else BY_TRIALS
+
+
 def _figures(contract: Contract, trained: Trained) -> dict[str, Figure]:
     labels = trained.splits.test[LABEL].to_numpy(dtype="float64")
     if not 0 < labels.sum() < len(labels):
         return {}
     means, deviations = trained.importance
+    search = trained.search
     return {
         "roc_and_precision": plots.roc_and_precision(labels, trained.test_probability, "test window"),
-        "reliability": plots.reliability(labels, trained.test_probability, "test window"),
+        "reliability": plots.reliability(
+            labels,
+            trained.test_probability,
+            "test window",
+            before=None if trained.calibration.curve is None else trained.test_score,
+        ),
         "importance": plots.importance(contract.feature_names, means, deviations, "validation window"),
+        **({} if search is None or search.why_not else {"search": _search(search)}),
     }
+
+
+def _search(found: Found) -> Figure:
+    complete = [trial.state == "complete" for trial in found.trials]
+    scores = [trial.score if done else float("nan") for trial, done in zip(found.trials, complete, strict=True)]
+    best = np.fmin if found.metric == "brier" else np.fmax
+    return plots.search(scores, best.accumulate(scores).tolist(), found.metric)

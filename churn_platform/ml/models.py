@@ -6,34 +6,137 @@ only and travels with it, so that training and serving cannot transform differen
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from numpy.typing import NDArray
     from sklearn.pipeline import Pipeline
 
     from churn_platform.contract import Contract, ModelSpec
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "logistic_regression": {"C": 0.1, "max_iter": 2000},
-    "random_forest": {"n_estimators": 200, "max_depth": 10, "min_samples_leaf": 5, "n_jobs": 1},
-    # Shallow and slow: a churn table has thousands of customers more often than millions.
-    "gradient_boosting": {
-        "max_iter": 150,
-        "learning_rate": 0.05,
-        "max_leaf_nodes": 15,
-        "min_samples_leaf": 40,
-        "l2_regularization": 1.0,
-        "early_stopping": False,
-    },
+
+@dataclass(frozen=True)
+class Between:
+    """A number that a search may choose; `log` where a factor matters and not a difference."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is an integer: both bounds are."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A choice among a few values."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model: what makes its estimator, with which parameters, and where better ones may lie.
+
+    Every parameter of `space` has a value in `defaults`, so that a search can begin with what there is without it.
+    """
+
+    estimator: Callable[[], type[Any]]
+    defaults: Mapping[str, Any]
+    space: Mapping[str, Between | OneOf]
+    numeric: tuple[str, ...]  # what numbers go through before the estimator: "impute", "scale"
+
+    def build(self, params: Mapping[str, Any], seed: int) -> Any:
+        """The unfitted estimator."""
+        return self.estimator()(random_state=seed, **params)
+
+
+def _logistic_regression() -> type[Any]:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression  # type: ignore[no-any-return]
+
+
+def _random_forest() -> type[Any]:
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier  # type: ignore[no-any-return]
+
+
+def _gradient_boosting() -> type[Any]:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier  # type: ignore[no-any-return]
+
+
+# Churners are few. Weights may help a model to rank them and spoil its probabilities, which calibration sets right
+# again; whether they help is for the search to say.
+_WEIGHTS = OneOf((None, "balanced"))
+
+FAMILIES: dict[str, Family] = {
+    "logistic_regression": Family(
+        estimator=_logistic_regression,
+        defaults={"C": 0.1, "max_iter": 2000, "class_weight": None},
+        space={"C": Between(1e-3, 100.0, log=True), "class_weight": _WEIGHTS},
+        numeric=("impute", "scale"),
+    ),
+    "random_forest": Family(
+        estimator=_random_forest,
+        defaults={
+            "n_estimators": 200,
+            "max_depth": 10,
+            "min_samples_leaf": 5,
+            "max_features": "sqrt",
+            "class_weight": None,
+        },
+        space={
+            "max_depth": Between(3, 20),
+            "min_samples_leaf": Between(1, 100, log=True),
+            "max_features": OneOf(("sqrt", 0.5, 1.0)),
+            "class_weight": _WEIGHTS,
+        },
+        numeric=("impute",),
+    ),
+    "gradient_boosting": Family(
+        estimator=_gradient_boosting,
+        # Shallow and slow: a churn table has thousands of customers more often than millions.
+        defaults={
+            "max_iter": 150,
+            "learning_rate": 0.05,
+            "max_leaf_nodes": 15,
+            "min_samples_leaf": 40,
+            "l2_regularization": 1.0,
+            "max_features": 1.0,
+            "early_stopping": False,
+            "class_weight": None,
+        },
+        space={
+            "max_iter": Between(50, 300),
+            "learning_rate": Between(0.01, 0.2, log=True),
+            "max_leaf_nodes": Between(4, 48, log=True),
+            "min_samples_leaf": Between(10, 200, log=True),
+            "l2_regularization": Between(1e-2, 100.0, log=True),
+            "max_features": Between(0.3, 1.0),
+            "class_weight": _WEIGHTS,
+        },
+        numeric=(),  # it splits on missing values by itself
+    ),
 }
 
 # What a stored model may consist of besides the types that skops trusts by itself. A model that needs more is
 # somebody else's, and is refused when it is logged and again when it is loaded.
 TRUSTED_TYPES = [
+    "churn_platform.ml.calibration.CalibratedModel",
+    "churn_platform.ml.calibration.Isotonic",
+    "churn_platform.ml.calibration.Sigmoid",
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
@@ -50,8 +153,9 @@ def hyperparameters(spec: ModelSpec) -> dict[str, Any]:
     Raises:
         ModelError: the contract names a parameter that the family does not have.
     """
-    params = {**DEFAULTS[spec.family], **spec.params}
-    known = _estimator(spec.family, DEFAULTS[spec.family], spec.seed).get_params()
+    family = FAMILIES[spec.family]
+    params = {**family.defaults, **spec.params}
+    known = family.build(family.defaults, spec.seed).get_params()
     unknown = sorted(set(params) - set(known))
     if unknown:
         raise ModelError(
@@ -63,51 +167,53 @@ def hyperparameters(spec: ModelSpec) -> dict[str, Any]:
     return params
 
 
-def pipeline(contract: Contract) -> Pipeline:
-    """An unfitted pipeline of the contract's family. Input: `frame(contract, ...)`; output: P(churn) in column 1."""
+def searched(spec: ModelSpec) -> dict[str, Between | OneOf]:
+    """What a search may choose: the family's space without what the contract has fixed under `params`."""
+    return {name: choice for name, choice in FAMILIES[spec.family].space.items() if name not in spec.params}
+
+
+def pipeline(contract: Contract, parameters: Mapping[str, Any] | None = None) -> Pipeline:
+    """An unfitted pipeline of the contract's family. Input: `frame(contract, ...)`; output: P(churn) in column 1.
+
+    Args:
+        contract: its family, seed and features.
+        parameters: of the estimator; default `hyperparameters(contract.model)`.
+    """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     spec = contract.model
-    numeric: Any = "passthrough"  # gradient boosting splits on missing values by itself
-    if spec.family != "gradient_boosting":
-        steps: list[tuple[str, Any]] = [
-            ("impute", SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True))
-        ]
-        if spec.family == "logistic_regression":
-            steps.append(("scale", StandardScaler()))
-        numeric = Pipeline(steps)
+    family = FAMILIES[spec.family]
+    made: dict[str, Any] = {
+        "impute": SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
+        "scale": StandardScaler(),
+    }
+    numeric: Any = Pipeline([(step, made[step]) for step in family.numeric]) if family.numeric else "passthrough"
     encode = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20, sparse_output=False)
     columns = ColumnTransformer(
         [("numeric", numeric, contract.numeric_features), ("categorical", encode, contract.categorical_features)]
     )
-    return Pipeline([("columns", columns), ("model", _estimator(spec.family, hyperparameters(spec), spec.seed))])
+    chosen = hyperparameters(spec) if parameters is None else parameters
+    return Pipeline([("columns", columns), ("model", family.build(chosen, spec.seed))])
 
 
-def fit(contract: Contract, inputs: pd.DataFrame, labels: NDArray[Any]) -> Pipeline:
+def fit(
+    contract: Contract, inputs: pd.DataFrame, labels: NDArray[Any], parameters: Mapping[str, Any] | None = None
+) -> Pipeline:
     """The contract's pipeline, fitted on `frame(contract, ...)` and its labels.
 
     A number of which no row knows anything is 0 while fitting: scikit-learn's gradient boosting stops at such a column,
-    and a model that met one value only never asks for it.
+    and a model that met one value only never asks for it. All cores fit a forest; how many there are changes nothing
+    about it, since each tree has a seed of its own. It answers on one, where threads cost more than they save.
     """
+    import joblib
+
     unknown = [name for name in contract.numeric_features if inputs[name].isna().all()]
-    return pipeline(contract).fit(inputs.assign(**dict.fromkeys(unknown, 0.0)), labels)
-
-
-def _estimator(family: str, params: dict[str, Any], seed: int) -> Any:
-    if family == "logistic_regression":
-        from sklearn.linear_model import LogisticRegression
-
-        return LogisticRegression(random_state=seed, **params)
-    if family == "random_forest":
-        from sklearn.ensemble import RandomForestClassifier
-
-        return RandomForestClassifier(random_state=seed, **params)
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    return HistGradientBoostingClassifier(random_state=seed, **params)
+    known = inputs.assign(**dict.fromkeys(unknown, 0.0))
+    with joblib.parallel_config(backend="threading", n_jobs=-1):
+        return pipeline(contract, parameters).fit(known, labels)
 
 
 def frame(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:

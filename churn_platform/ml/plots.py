@@ -32,17 +32,36 @@ def roc_and_precision(labels: Array, probability: Array, title: str) -> Figure:
     return figure
 
 
-def reliability(labels: Array, probability: Array, title: str, bins: int = 10) -> Figure:
-    """How often churn came true against what was said, in bins of equal size."""
+def reliability(
+    labels: Array, probability: Array, title: str, bins: int = 10, *, before: Array | None = None
+) -> Figure:
+    """How often churn came true against what was said, in bins of equal size; `before`: what calibration made it of."""
     figure = Figure(figsize=(4.5, 4))
     axes = figure.subplots()
-    parts = [part for part in np.array_split(np.argsort(probability, kind="stable"), bins) if len(part)]
-    said = [float(probability[part].mean()) for part in parts]
-    came = [float(labels[part].mean()) for part in parts]
-    top = max(*said, *came, 0.05) * 1.05
-    axes.plot([0, top], [0, top], color=_GREY, linestyle=":")
-    axes.plot(said, came, marker="o", color=_BLUE)
+    top = 0.05
+    for said, colour, name in ((before, _GREY, "before calibration"), (probability, _BLUE, "as it is said")):
+        if said is None:
+            continue
+        parts = [part for part in np.array_split(np.argsort(said, kind="stable"), bins) if len(part)]
+        points = [(float(said[part].mean()), float(labels[part].mean())) for part in parts]
+        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=name)
+        top = max(top, *(max(point) for point in points))
+    axes.plot([0, top * 1.05], [0, top * 1.05], color=_GREY, linestyle=":")
     axes.set(xlabel="probability said", ylabel="share that churned", title=f"reliability, {title}")
+    if before is not None:
+        axes.legend()
+    return figure
+
+
+def search(scores: list[float], best_so_far: list[float], metric: str) -> Figure:
+    """The score of each trial in turn, and the best up to it."""
+    figure = Figure(figsize=(6, 3.2))
+    axes = figure.subplots()
+    numbers = range(1, len(scores) + 1)
+    axes.plot(numbers, scores, marker="o", linestyle="", color=_BLUE, label="trial")
+    axes.step(numbers, best_so_far, where="post", color=_ORANGE, label="best so far")
+    axes.set(xlabel="trial; the first is without a search", ylabel=metric, title="search for hyperparameters")
+    axes.legend()
     return figure
 
 

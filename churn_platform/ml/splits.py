@@ -7,7 +7,7 @@ likewise between validation and test. Rows in between are left out, and counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ import pandas as pd
 from churn_platform.contract import MATURED_AT, SNAPSHOT_TIME
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from churn_platform.contract import Contract
 
 
@@ -90,6 +92,78 @@ def split(contract: Contract, rows: pd.DataFrame) -> Splits:
     test, validation, train = (rows[keys.isin(part)] for part in (test_names, validation_names, train_names))
     used_since = rows[keys >= train_names[0]]
     return Splits(train, validation, test, "time", len(used_since) - len(train) - len(validation) - len(test))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Positions of rows, to fit on and to judge by: later windows, other customers."""
+
+    train: NDArray[np.int64]
+    valid: NDArray[np.int64]
+
+
+def folds(contract: Contract, rows: pd.DataFrame, n: int) -> list[Fold]:
+    """Cross-validation as the model will be used: fitted on the past of some customers, judged on others, later.
+
+    Customers are divided into `n` groups by a hash of their key. The newer half of the windows is divided into up to
+    `n` blocks of consecutive windows. A fold is judged on one group in one block, and fitted on the other groups in the
+    windows whose labels were known when the block began (the embargo of `split`). So no customer is on both sides of a
+    fold, and nothing is fitted on what was not known yet. A table without time is divided by customers alone.
+
+    Args:
+        contract: the windows, and the customer's key.
+        rows: with `snapshot_time`, `label_matured_at` and the key; positions refer to their order.
+        n: at least 2.
+
+    Returns:
+        At most `n` folds, each with rows on both sides.
+
+    Raises:
+        NotEnoughDataError: no window was known before another one began, or there are too few customers.
+    """
+    group = hashed_groups(rows[contract.customer.name], n)
+    if _undated(contract):
+        pairs = [(group != chosen, group == chosen) for chosen in range(n)]
+    else:
+        pairs = _walk_forward(contract, rows, group, n)
+    found = [
+        Fold(np.flatnonzero(train), np.flatnonzero(valid)) for train, valid in pairs if train.any() and valid.any()
+    ]
+    if len(found) < 2:
+        raise NotEnoughDataError(
+            f"{len(rows):,} rows give no two folds of other customers in later windows. It takes two windows at least, "
+            "the labels of the first known when the second begins."
+        )
+    return found
+
+
+def _walk_forward(
+    contract: Contract, rows: pd.DataFrame, group: NDArray[np.int64], n: int
+) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    keys = window_keys(contract, rows[SNAPSHOT_TIME])
+    first_observed = rows[SNAPSHOT_TIME].groupby(keys).min()
+    last_matured = rows[MATURED_AT].groupby(keys).max()
+    names = sorted(keys.unique())
+
+    def known_before(name: str) -> list[str]:
+        return [other for other in names if other < name and last_matured[other] <= first_observed[name]]
+
+    newer = [name for name in names[-((len(names) + 1) // 2) :] if known_before(name)]
+    if not newer:
+        return []
+    blocks = [list(block) for block in np.array_split(np.array(newer, dtype=object), min(n, len(newer)))]
+    pairs = []
+    for chosen in range(n):
+        block = blocks[chosen % len(blocks)]
+        train = keys.isin(known_before(block[0])).to_numpy() & (group != chosen)
+        pairs.append((train, keys.isin(block).to_numpy() & (group == chosen)))
+    return pairs
+
+
+def hashed_groups(customers: pd.Series[Any], n: int) -> NDArray[np.int64]:
+    """A number from 0 to n - 1 for each row, the same for all rows of a customer and the same always."""
+    hashed = pd.util.hash_pandas_object(customers.astype(str), index=False).to_numpy().astype("uint64")
+    return ((hashed // np.uint64(100)) % np.uint64(n)).astype("int64")  # the last digits divide a table without time
 
 
 def why_not(contract: Contract, observations: pd.DataFrame) -> str:

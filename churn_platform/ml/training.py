@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from churn_platform.contract import LABEL, MATURED_AT, PROBABILITY, SNAPSHOT_TIME
-from churn_platform.ml import metrics, models
+from churn_platform.ml import decisions, metrics, models
+from churn_platform.ml.calibration import Calibration, choose
 from churn_platform.ml.splits import NotEnoughDataError, Splits, split
+from churn_platform.ml.tuning import Found, Trial, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +28,16 @@ if TYPE_CHECKING:
 class Trained:
     """A fitted model and the evidence about it."""
 
-    pipeline: Any
+    pipeline: Any  # answers predict_proba(frame) with calibrated probabilities, shape (n, 2)
     splits: Splits
+    parameters: dict[str, Any]  # of the estimator, all that is not scikit-learn's own default
+    search: Found | None  # None where none was asked for, or the parameters were given
+    calibration: Calibration
+    threshold: float  # from this probability on a customer is High Risk
     train_rate: float  # the share of churners among the rows that it was fitted on
     metrics: dict[str, float]  # validation_<metric> and test_<metric>
     test_probability: Array
+    test_score: Array  # the same before calibration
     reference: pd.DataFrame  # features and probability of the rows it was fitted on, a sample: what drift compares with
     importance: tuple[Array, Array]  # loss of ROC AUC on validation rows: means and deviations, per feature
 
@@ -43,23 +50,32 @@ def in_order(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values([SNAPSHOT_TIME, contract.customer.name], ignore_index=True)
 
 
-def train(contract: Contract, rows: pd.DataFrame, say: Callable[[str], None] = lambda _: None) -> Trained:
+def train(
+    contract: Contract,
+    rows: pd.DataFrame,
+    say: Callable[[str], None] = lambda _: None,
+    parameters: dict[str, Any] | None = None,
+    each_trial: Callable[[Trial], None] = lambda _: None,
+) -> Trained:
     """Fit the contract's model.
 
-    The validation windows are judged by a model fitted on the training windows alone; the model that is kept is
-    fitted on both, and judged on the test windows, which nothing has looked at. The same rows and contract give the
-    same model.
+    Each choice is made on rows that what it chooses among has not seen: hyperparameters by cross-validation within the
+    training windows; the calibration and the threshold on the validation windows, scored by a model of the training
+    windows alone. The model that is kept is fitted on both and judged on the test windows, which nothing has looked at.
+    The same rows and contract give the same model.
 
     Args:
-        contract: what it says under `model`, and the features.
+        contract: what it says under `model` and `value`, and the features.
         rows: the training set: key, `snapshot_time`, `churned`, `label_matured_at` and the features.
         say: told what is going on.
+        parameters: use these (`Trained.parameters` of an earlier model) and search for none.
+        each_trial: given each trial of the search as it ends.
 
     Raises:
         NotEnoughDataError: there are too few windows, or one class only.
+        ModelError: the contract's parameters are not the family's.
     """
     parts = split(contract, in_order(contract, rows))
-    threshold = contract.model.threshold
     fitted_on = pd.concat([parts.train, parts.validation])
     for name, part in (("training", parts.train), ("validation", parts.validation)):
         if part[LABEL].nunique() < 2:
@@ -68,35 +84,61 @@ def train(contract: Contract, rows: pd.DataFrame, say: Callable[[str], None] = l
                 f"all {len(part):,} {name} rows have the same label (churn rate {rate:.0%}): nothing can be learnt. "
                 "Check the label's horizon, or the positive value of the label column, in contract.yaml."
             )
+    found = None
+    if parameters is None and contract.model.search is not None:
+        found = search(contract, parts.train.reset_index(drop=True), say, each_trial)
+        parameters = found.parameters
+    elif parameters is None:
+        parameters = models.hyperparameters(contract.model)
+
     say(f"fitting {contract.model.family} on {len(parts.train):,} rows, validating on {len(parts.validation):,}")
     inputs = {
         "validation": models.frame(contract, parts.validation),
         "test": models.frame(contract, parts.test),
         "fitted": models.frame(contract, fitted_on),
     }
-    first = models.fit(contract, models.frame(contract, parts.train), parts.train[LABEL].to_numpy())
-    validation_labels = parts.validation[LABEL].to_numpy(dtype="float64")
-    found = _prefixed(
-        "validation", metrics.evaluate(validation_labels, models.probabilities(first, inputs["validation"]), threshold)
+    labels = {name: getattr(parts, name)[LABEL].to_numpy(dtype="float64") for name in ("validation", "test")}
+    first = models.fit(contract, models.frame(contract, parts.train), parts.train[LABEL].to_numpy(), parameters)
+    calibration = choose(
+        contract,
+        parts.validation[contract.customer.name],
+        labels["validation"],
+        models.probabilities(first, inputs["validation"]),
     )
-    importance = _permutation(first, inputs["validation"], validation_labels)
+    say(f"calibration: {calibration}")
+    threshold = _threshold(contract, parts.validation, labels["validation"], calibration.held_out)
+    measured = _prefixed("validation", metrics.evaluate(labels["validation"], calibration.held_out, threshold))
+    importance = _permutation(first, inputs["validation"], labels["validation"])
+
     say(f"fitting the final model on {len(fitted_on):,} rows, testing on {len(parts.test):,}")
-    final = models.fit(contract, inputs["fitted"], fitted_on[LABEL].to_numpy())
+    pipeline = models.fit(contract, inputs["fitted"], fitted_on[LABEL].to_numpy(), parameters)
+    final = calibration.apply(pipeline)
     test_probability = models.probabilities(final, inputs["test"])
-    test_labels = parts.test[LABEL].to_numpy(dtype="float64")
-    found |= _prefixed("test", metrics.evaluate(test_labels, test_probability, threshold))
-    reference = inputs["fitted"].assign(**{PROBABILITY: models.probabilities(final, inputs["fitted"])})
+    measured |= _prefixed("test", metrics.evaluate(labels["test"], test_probability, threshold))
+    reference = inputs["fitted"]
     if len(reference) > contract.drift.sample_rows:
         reference = reference.sample(contract.drift.sample_rows, random_state=contract.model.seed)
     return Trained(
         pipeline=final,
         splits=parts,
+        parameters=parameters,
+        search=found,
+        calibration=calibration,
+        threshold=threshold,
         train_rate=float(fitted_on[LABEL].mean()),
-        metrics=found,
+        metrics=measured,
         test_probability=test_probability,
-        reference=reference.reset_index(drop=True),
+        test_score=models.probabilities(pipeline, inputs["test"]),
+        reference=reference.assign(**{PROBABILITY: models.probabilities(final, reference)}).reset_index(drop=True),
         importance=importance,
     )
+
+
+def _threshold(contract: Contract, rows: pd.DataFrame, labels: Array, probability: Array) -> float:
+    """What earns most on validation rows, where the contract says what a customer is worth; else its own."""
+    if contract.value is None:
+        return contract.model.threshold
+    return decisions.best_threshold(contract, labels, probability, decisions.worth(contract, rows))
 
 
 def _prefixed(prefix: str, found: dict[str, float]) -> dict[str, float]:

@@ -24,15 +24,20 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
     from sklearn.pipeline import Pipeline
 
     from churn_platform.contract import Contract
+    from churn_platform.ml.tuning import Trial
     from churn_platform.settings import Settings
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 REFERENCE = "reference.parquet"  # the rows that drift is measured against, kept with the model's run
+PARAMETERS = "parameters"  # tag, of a run and a version: the estimator's parameters, JSON
+SEARCH = "search"  # tag, of both: what ended the search for them
+BY_TRIALS, BY_TIME = "trials", "time"
 _GATE = "gate."
 
 
@@ -119,7 +124,7 @@ class Tracking:
             pipeline: the model, fitted.
             inputs: rows that the model was fitted on; at most 50 are looked at, and none of them is kept.
             folder: plots and reports to keep with the run.
-            tags: what to know of the version.
+            tags: what to know of the version; `threshold` is the contract's where they do not say.
 
         Raises:
             ModelError: the pipeline is made of types that are not on the allow-list.
@@ -164,17 +169,44 @@ class Tracking:
             source=info.model_uri,
             run_id=run.info.run_id if run else None,
             tags={
+                "threshold": str(self.contract.model.threshold),
                 **tags,
                 "features": json.dumps(self.contract.feature_names),
                 "contract": self.contract.fingerprint,
                 "features_version": str(self.contract.features.version),
-                "threshold": str(self.contract.model.threshold),
                 "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             model_id=info.model_id,
         )
         self.client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
         return version
+
+    def log_trial(self, parent: str, trial: Trial) -> None:
+        """Keep a trial of a search as a run nested in the one that searches.
+
+        The first trial takes the place of all that an attempt has left behind that was cut short.
+        """
+        from mlflow.entities import Metric, Param
+
+        if trial.number == 1:
+            for run in self.trials(parent):
+                self.client.delete_run(run.info.run_id)
+        tags = {"mlflow.parentRunId": parent, "trial": str(trial.number), "state": trial.state}
+        run = self.client.create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        folds = [Metric("score_of_fold", score, now, step) for step, score in enumerate(trial.scores)]
+        whole = {"score": trial.score, "seconds": trial.seconds} if trial.scores else {"seconds": trial.seconds}
+        self.client.log_batch(
+            run.info.run_id,
+            [*folds, *(Metric(name, value, now, 0) for name, value in whole.items())],
+            [Param(f"model.{name}", str(value)) for name, value in trial.parameters.items()],
+        )
+        self.client.set_terminated(run.info.run_id)
+
+    def trials(self, parent: str) -> list[Run]:
+        """The runs that are nested in a run."""
+        wanted = f"tags.`mlflow.parentRunId` = '{parent}'"
+        return list(self.client.search_runs([self.experiment_id], wanted, max_results=10_000))
 
     # -- reading the registry
 

@@ -90,7 +90,7 @@ def test_the_contracts_parameters_replace_the_defaults_and_keep_their_type():
     assert isinstance(found["n_estimators"], int)
     assert found["max_depth"] is None
     assert found["max_features"] == 0.5
-    assert found["min_samples_leaf"] == models.DEFAULTS["random_forest"]["min_samples_leaf"]
+    assert found["min_samples_leaf"] == models.FAMILIES["random_forest"].defaults["min_samples_leaf"]
     chosen = models.pipeline(contract_of("random_forest", "{n_estimators: 30}")).named_steps["model"]
     assert chosen.n_estimators == 30
 
