@@ -155,7 +155,7 @@ def _figures(contract: Contract, trained: Trained) -> dict[str, Figure]:
             before=None if trained.calibration.curve is None else trained.test_score,
         ),
         "importance": plots.importance(contract.feature_names, means, deviations, "validation window"),
-        **({} if search is None or search.why_not else {"search": _search(search)}),
+        **({} if search is None or search.why_not else {"trials": _search(search)}),
     }
 
 

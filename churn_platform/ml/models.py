@@ -96,6 +96,7 @@ FAMILIES: dict[str, Family] = {
             "min_samples_leaf": 5,
             "max_features": "sqrt",
             "class_weight": None,
+            "n_jobs": 1,  # one row is answered faster without threads
         },
         space={
             "max_depth": Between(3, 20),
@@ -205,15 +206,10 @@ def fit(
     """The contract's pipeline, fitted on `frame(contract, ...)` and its labels.
 
     A number of which no row knows anything is 0 while fitting: scikit-learn's gradient boosting stops at such a column,
-    and a model that met one value only never asks for it. All cores fit a forest; how many there are changes nothing
-    about it, since each tree has a seed of its own. It answers on one, where threads cost more than they save.
+    and a model that met one value only never asks for it.
     """
-    import joblib
-
     unknown = [name for name in contract.numeric_features if inputs[name].isna().all()]
-    known = inputs.assign(**dict.fromkeys(unknown, 0.0))
-    with joblib.parallel_config(backend="threading", n_jobs=-1):
-        return pipeline(contract, parameters).fit(known, labels)
+    return pipeline(contract, parameters).fit(inputs.assign(**dict.fromkeys(unknown, 0.0)), labels)
 
 
 def frame(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:

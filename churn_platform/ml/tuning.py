@@ -6,8 +6,8 @@ that are chosen on them; so do test rows, for the gates.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -88,13 +88,15 @@ def search(
     """
     spec, settings = contract.model, _settings(contract)
     own, space = models.hyperparameters(spec), models.searched(spec)
-    began = time.monotonic()
+    began = monotonic()
     rows = _sample(contract, rows, settings.sample_rows)
     parts, why_not = _folds(contract, rows, settings.folds)
     if not space:
         why_not = f"model.params fixes every parameter of {spec.family} that is searched"
     if why_not:
-        return Found(own, settings.metric, why_not=why_not)
+        found = Found(own, settings.metric, why_not=why_not)
+        say(str(found))
+        return found
 
     study = _study(settings, spec.seed)
     study.enqueue_trial({name: own[name] for name in space})
@@ -103,10 +105,10 @@ def search(
     while len(trials) < settings.trials and not cut:
         asked = study.ask()
         chosen = {name: _suggest(asked, name, choice) for name, choice in space.items()}
-        started, scores = time.monotonic(), []
+        started, scores = monotonic(), []
         state: Literal["complete", "pruned", "out_of_time"] = "complete"
         for step, (train, valid) in enumerate(parts):
-            if trials and time.monotonic() - began > settings.seconds:
+            if trials and monotonic() - began > settings.seconds:
                 state, cut = "out_of_time", True
                 break
             model = models.fit(contract, train[0], train[1], own | chosen)
@@ -115,7 +117,7 @@ def search(
             if step + 1 < len(parts) and asked.should_prune():
                 state = "pruned"
                 break
-        trial = Trial(len(trials) + 1, chosen, scores, state, time.monotonic() - started)
+        trial = Trial(len(trials) + 1, chosen, scores, state, monotonic() - started)
         trials.append(trial)
         _tell(study, asked, trial)
         if state == "complete" and _is_better(settings.metric, trial.score, trials[best - 1].score):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from churn_platform.contract import Contract
-from churn_platform.ml.splits import NotEnoughDataError, split, why_not, window_keys
+from churn_platform.ml.splits import NotEnoughDataError, folds, hashed_groups, split, why_not, window_keys
 from churn_platform_tests.worlds import PURCHASES, WIDE, changed
 
 
@@ -146,3 +146,60 @@ def test_a_split_describes_itself() -> None:
     assert said["split_by"] == "time"
     assert said["train_rows"] == 40
     assert said["test_first"] == "2024-07-01 00:00:00+00:00"
+
+
+@pytest.mark.parametrize("windows", [2, 3, 6, 12])
+@pytest.mark.parametrize("horizon", [0, 28, 45, 60])
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_fold_is_fitted_on_the_past_of_some_customers_and_judged_on_others(
+    windows: int, horizon: int, n: int
+) -> None:
+    rows = labelled(windows, horizon, customers=60)
+    if windows == 2 and horizon > 28:
+        with pytest.raises(NotEnoughDataError, match="no two folds"):
+            folds(spec(), rows, n)
+        return
+    found = folds(spec(), rows, n)
+    assert len(found) == n
+    for fold in found:
+        train, valid = rows.iloc[fold.train], rows.iloc[fold.valid]
+        assert train["label_matured_at"].max() <= valid["snapshot_time"].min()
+        assert train["snapshot_time"].max() < valid["snapshot_time"].min()
+        assert not set(train["client"]) & set(valid["client"])
+    judged = [set(rows["client"].iloc[fold.valid]) for fold in found]
+    assert sum(map(len, judged)) == len(set.union(*judged)) == 60  # every customer is judged in one fold
+
+
+def test_the_folds_are_judged_on_the_newer_windows_each_on_its_own_part_of_them() -> None:
+    rows = labelled(12, 28, customers=60)
+    months = [set(rows["snapshot_time"].iloc[fold.valid].dt.month) for fold in folds(spec(), rows, 3)]
+    assert months == [{8, 9}, {10, 11}, {12, 1}]
+    fitted = [rows["snapshot_time"].iloc[fold.train].max().month for fold in folds(spec(), rows, 3)]
+    assert fitted == [7, 9, 11]
+
+
+def test_where_windows_are_fewer_than_folds_several_folds_share_one() -> None:
+    rows = labelled(2, 28, customers=60)
+    assert {rows["snapshot_time"].iloc[fold.valid].dt.month.min() for fold in folds(spec(), rows, 5)} == {3}
+
+
+def test_folds_are_the_same_whatever_other_customers_there_are() -> None:
+    customers = pd.Series([f"c{n}" for n in range(200)])
+    groups = hashed_groups(customers, 4)
+    assert (hashed_groups(customers.iloc[::-1], 4)[::-1] == groups).all()
+    assert sorted(set(groups)) == [0, 1, 2, 3]
+    assert min((groups == group).sum() for group in range(4)) > 30
+
+
+def test_a_table_without_dates_is_folded_by_customer() -> None:
+    rows = members(300)
+    found = folds(WITHOUT_DATES, rows, 3)
+    assert len(found) == 3
+    for fold in found:
+        assert not set(rows["member"].iloc[fold.train]) & set(rows["member"].iloc[fold.valid])
+        assert len(fold.train) + len(fold.valid) == len(rows)
+
+
+def test_one_customer_gives_no_folds() -> None:
+    with pytest.raises(NotEnoughDataError, match="no two folds"):
+        folds(spec(), labelled(6, 28, customers=1), 3)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from churn_platform.ml import training
+from churn_platform.ml import decisions, metrics, training
 from churn_platform.ml.models import frame, probabilities
 from churn_platform.ml.splits import NotEnoughDataError
 from churn_platform_tests import graph
@@ -104,6 +106,99 @@ def test_a_feature_that_is_not_known_yet_does_not_stop_training(family):
     contract = changed(graph.SIMULATED, ("family: logistic_regression", f"family: {family}"))
     found = training.train(contract, graph.labelled(100, 3).assign(gap_90d=np.nan, segment=None))
     assert len(probabilities(found.pipeline, frame(contract, graph.customers(20)))) == 20
+
+
+SEARCHING = changed(
+    graph.SIMULATED,
+    (
+        "model: {family: logistic_regression, min_windows: 3}",
+        "model: {family: gradient_boosting, params: {max_iter: 20}, min_windows: 3, search: {trials: 4, seconds: 600}}",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    return training.train(SEARCHING, graph.labelled(200))
+
+
+def test_the_same_rows_and_seed_give_the_same_model_with_a_search_too(searched):
+    again = training.train(SEARCHING, graph.labelled(200).sample(frac=1, random_state=4))
+    assert again.parameters == searched.parameters
+    assert (again.test_probability == searched.test_probability).all()
+    assert again.threshold == searched.threshold
+    assert again.metrics == searched.metrics
+
+
+def test_the_parameters_of_a_search_give_its_model_without_one(searched):
+    recorded = json.loads(json.dumps(searched.parameters))
+    again = training.train(SEARCHING, graph.labelled(200), parameters=recorded)
+    assert again.search is None
+    assert again.parameters == searched.parameters
+    assert (again.test_probability == searched.test_probability).all()
+
+
+def test_what_is_searched_is_used(searched):
+    assert searched.parameters == searched.search.parameters
+    estimator = getattr(searched.pipeline, "pipeline", searched.pipeline).named_steps["model"]
+    assert {name: estimator.get_params()[name] for name in searched.parameters} == searched.parameters
+    assert searched.parameters["max_iter"] == 20
+
+
+def test_neither_validation_nor_test_rows_have_a_part_in_the_search(searched):
+    rows = graph.labelled(200)
+    newest = rows["snapshot_time"] >= searched.splits.validation["snapshot_time"].min()
+    rows.loc[newest, "churned"] = 1 - rows.loc[newest, "churned"]
+    again = training.train(SEARCHING, rows)
+    assert again.parameters == searched.parameters
+
+
+BALANCED = changed(
+    graph.SIMULATED,
+    (
+        "model: {family: logistic_regression, min_windows: 3}",
+        "model: {family: logistic_regression, params: {class_weight: balanced}, min_windows: 3}",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def balanced():
+    """Few churn, and the model is told to take them for half."""
+    rows = graph.labelled(600)
+    kept = (rows["churned"] == 0) | (np.random.default_rng(1).random(len(rows)) < 0.15)
+    return training.train(BALANCED, rows[kept])
+
+
+def test_calibration_undoes_what_balanced_weights_do_to_probabilities(balanced):
+    labels = balanced.splits.test["churned"].to_numpy(dtype="float64")
+    assert balanced.calibration.method != "none"
+    assert metrics.calibration_error(labels, balanced.test_score) > 0.1
+    assert balanced.metrics["test_calibration_error"] < 0.06
+    assert balanced.metrics["test_brier"] < metrics.brier(labels, balanced.test_score)
+
+
+def test_calibration_leaves_the_ranking_of_the_test_window_alone(balanced):
+    labels = balanced.splits.test["churned"].to_numpy(dtype="float64")
+    assert metrics.fast_roc_auc(labels, balanced.test_probability) == metrics.fast_roc_auc(labels, balanced.test_score)
+
+
+def test_the_threshold_is_the_contracts_where_it_does_not_say_what_a_customer_is_worth(trained):
+    assert trained.threshold == CONTRACT.model.threshold
+
+
+def test_the_threshold_is_what_earns_most_on_validation_rows_by_their_calibrated_probabilities(balanced):
+    value = "value: {customer_value: 100, offer_cost: 10, acceptance: 0.4, hold_out: 0, rest_days: 60}\nlabel:"
+    text = graph.SIMULATED.replace("family: logistic_regression", "family: logistic_regression, threshold: 0.4")
+    contract = changed(text, ("label:", value))
+    found = training.train(contract, graph.labelled())
+    validation = found.splits.validation
+    labels = validation["churned"].to_numpy(dtype="float64")
+    worth = decisions.worth(contract, validation)
+    assert found.threshold == decisions.best_threshold(contract, labels, found.calibration.held_out, worth) != 0.4
+    assert 0.15 < found.threshold < 0.35  # an offer pays for itself from 10 / (0.4 * 100) on
+    decided = found.test_probability >= found.threshold
+    assert found.metrics["test_accuracy"] == np.mean(decided == found.splits.test["churned"])
 
 
 def test_it_says_what_it_does():
