@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from churn_platform import local
+from churn_platform import local, promotion_commands
 from churn_platform import settings as environment
 from churn_platform.contract import Contract, ContractError, as_utc
 from churn_platform.contract import load as load_contract
@@ -32,6 +32,8 @@ contract_app = typer.Typer(no_args_is_help=True, help="Check and explain contrac
 app.add_typer(contract_app, name="contract")
 quarantine_app = typer.Typer(help="What is in quarantine and why; take it in again once the cause is mended.")
 app.add_typer(quarantine_app, name="quarantine")
+app.command()(promotion_commands.rollback)
+app.command()(promotion_commands.history)
 
 
 def main() -> NoReturn:

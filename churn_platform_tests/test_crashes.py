@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from churn_platform import promotion
 from churn_platform.settings import PROJECT
 from churn_platform.sources.landing import LandingSource
 from churn_platform_tests import graph, storm
@@ -56,6 +57,9 @@ def content(shop: graph.Platform) -> dict[str, pd.DataFrame]:
     found = {}
     for name in shop.tables.names():
         rows = shop.rows(name)
+        if name == promotion.LOG:  # a line whose action was killed, and the one that says so, are no result
+            kept = {entry.id for entry in promotion.history(shop.tables, shop.tracking)}
+            rows = rows[rows["id"].isin(kept)]
         columns = sorted(set(rows.columns) - storm.VOLATILE)
         found[name] = rows[columns].sort_values(columns, ignore_index=True)
     return found

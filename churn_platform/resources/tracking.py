@@ -39,6 +39,7 @@ PARAMETERS = "parameters"  # tag, of a run and a version: the estimator's parame
 SEARCH = "search"  # tag, of both: what ended the search for them
 BY_TRIALS, BY_TIME = "trials", "time"
 _GATE = "gate."
+_CONFIRMED = "promotion"  # the line of the promotion log that made a version champion
 
 
 class RegistryError(RuntimeError):
@@ -323,8 +324,26 @@ class Tracking:
 
         return gates.names(self.contract), gates.fingerprint(self.contract)
 
+    def said(self, version: ModelVersion) -> dict[str, dict[str, Any]]:
+        """Every verdict on a version that is kept with it, also by gates as they were once: `passed` and `words`."""
+        found = {key: json.loads(value) for key, value in version.tags.items() if key.startswith(_GATE)}
+        return {key.removeprefix(_GATE): {"passed": bool(v["passed"]), "words": v["words"]} for key, v in found.items()}
+
+    def require_passed(self, version: str, also: Sequence[str] = ()) -> None:
+        """Refuse a version that has not passed every gate of the contract, and those `also` named.
+
+        Raises:
+            RegistryError: it has not, or there is no such version.
+        """
+        verdicts = self.verdicts(self.version(version))
+        failed = [gate for gate in {**dict.fromkeys(self._gates()[0]), **dict.fromkeys(also)} if not verdicts.get(gate)]
+        if failed:
+            reasons = ", ".join(f"{gate} ({'failed' if gate in verdicts else 'was not judged'})" for gate in failed)
+            remedy = "The champion stays as it is. Launch the job `retrain` to train and judge a candidate."
+            raise RegistryError(f"version {version} may not be champion: {reasons}. {remedy}")
+
     def promote(self, version: str, also: Sequence[str] = ()) -> None:
-        """Make a version the champion: one atomic change of the alias.
+        """Make a version the champion: one atomic change of the alias. `churn_platform.promotion` keeps the log.
 
         Args:
             version: its number.
@@ -333,13 +352,42 @@ class Tracking:
         Raises:
             RegistryError: not every gate of the contract has passed for this version.
         """
-        verdicts = self.verdicts(self.version(version))
-        failed = [gate for gate in {**dict.fromkeys(self._gates()[0]), **dict.fromkeys(also)} if not verdicts.get(gate)]
-        if failed:
-            reasons = ", ".join(f"{gate} ({'failed' if gate in verdicts else 'was not judged'})" for gate in failed)
-            remedy = "The champion stays as it is. Launch the job `retrain` to train and judge a candidate."
-            raise RegistryError(f"version {version} may not be champion: {reasons}. {remedy}")
+        self.require_passed(version, also)
+        self.reinstate(version)
+
+    def reinstate(self, version: str) -> None:
+        """Move the alias without asking any gate: only for what `promotion.rollback` found to be a former champion."""
         self.client.set_registered_model_alias(self.model_name, CHAMPION, version)
+
+    def confirm(self, version: str, entry: str) -> None:
+        """Keep with a version the line of the promotion log that made it champion."""
+        self.client.set_model_version_tag(self.model_name, version, _CONFIRMED, entry)
+
+    def confirmed(self, version: str) -> str | None:
+        """The line of the promotion log that last made a version champion."""
+        return self.version(version).tags.get(_CONFIRMED)
+
+    def require_answers(self, version: ModelVersion) -> None:
+        """Refuse a version that could not serve.
+
+        Raises:
+            RegistryError: it cannot be loaded, reads other features, or gives no probability for a customer of whom
+                nothing is known.
+        """
+        import pandas as pd
+
+        from churn_platform.ml.models import frame, probabilities
+
+        nobody = frame(self.contract, pd.DataFrame([dict.fromkeys(self.contract.feature_names)]))
+        try:
+            probabilities(self.load(version).pipeline, nobody)
+        except RegistryError:
+            raise
+        except Exception as error:  # a store that lost its files, or a model that fails: each library has its own
+            raise RegistryError(
+                f"version {version.version} of {self.model_name} cannot serve: {type(error).__name__}: {error}. "
+                "Choose another version, or restore its files."
+            ) from error
 
 
 def _nobody(rows: pd.DataFrame) -> pd.DataFrame:
