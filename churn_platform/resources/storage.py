@@ -81,13 +81,11 @@ class TableStore:
 
     def windows(self, name: str) -> list[str]:
         """The keys of the windows that a partitioned table holds, oldest first."""
-        return sorted(self._partitions(name) | set(self.entries(name)))
-
-    def _partitions(self, name: str) -> set[str]:
         try:
-            return {str(partition[PARTITION]) for partition in DeltaTable(self.path(name)).partitions()}
+            held = _partitions(DeltaTable(self.path(name)))
         except TableNotFoundError:
-            return set()
+            held = set()
+        return sorted(held | set(self.entries(name)))
 
     def ledger(self, version: int | None = None) -> dict[str, dict[str, Entry]]:
         """Table to window to what the ledger says of it; windows that were written without digests are not in it."""
@@ -138,35 +136,38 @@ class TableStore:
             content: digest of its rows, for the ledger.
             record: what to know of the new version, in JSON's types; part of the same commit (see `recorded`).
         """
-        path = self.path(name)
         noted = None if record is None else CommitProperties(custom_metadata={_RECORD: json.dumps(record)})
-        if self.version(name) is None:
+        try:
+            table = DeltaTable(self.path(name))  # opened once: of a small window that is most of the cost
+        except TableNotFoundError:
             none = rows.slice(0, 0) if isinstance(rows, pa.Table) else rows.limit(0)  # whose types cost no query
             schema = _reader(none).schema
             self._create(name, *((schema, []) if window is None else (_windowed(schema), [PARTITION])))
+            table = DeltaTable(self.path(name))
         if window is None:
             if keep:
-                write_deltalake(path, _reader(rows), mode="append", schema_mode="merge", commit_properties=noted)
+                write_deltalake(table, _reader(rows), mode="append", schema_mode="merge", commit_properties=noted)
             else:
                 # "true": without a predicate two who replace an empty table at once would both be in it
                 write_deltalake(
-                    path,
+                    table,
                     _reader(rows),
                     mode="overwrite",
                     predicate="true",
                     schema_mode="overwrite",
                     commit_properties=noted,
                 )
-            return int(DeltaTable(path).version())
+            return int(table.version())
 
         def commit() -> None:
+            table.update_incremental()
             # a column that the contract gained since is NULL in the windows before
             batches = _with_window(_reader(rows), window)
             if keep:
-                write_deltalake(path, batches, mode="append", schema_mode="merge", commit_properties=noted)
+                write_deltalake(table, batches, mode="append", schema_mode="merge", commit_properties=noted)
             else:
                 write_deltalake(
-                    path,
+                    table,
                     batches,
                     mode="overwrite",
                     predicate=f"{PARTITION} = '{window}'",
@@ -175,10 +176,9 @@ class TableStore:
                 )
 
         _again_on_conflict(commit)
-        version = int(DeltaTable(path).version())
-        if made_of or content or window not in self._partitions(name):  # Delta keeps no trace of an empty window
+        if made_of or content or window not in _partitions(table):  # Delta keeps no trace of an empty window
             self.enter(name, window, Entry(made_of, content))
-        return version
+        return int(table.version())
 
     def _create(self, name: str, schema: pa.Schema, partition_by: list[str]) -> None:
         """Make an empty table where there is none. Of several processes one makes it, all go on.
@@ -286,6 +286,10 @@ def _reader(rows: duckdb.DuckDBPyRelation | pa.Table) -> pa.RecordBatchReader:
     else:
         reader = rows.to_arrow_reader(100_000)
     return reader.cast(_stored(reader.schema))
+
+
+def _partitions(table: DeltaTable) -> set[str]:
+    return {str(partition[PARTITION]) for partition in table.partitions()}
 
 
 def _windowed(schema: pa.Schema) -> pa.Schema:
