@@ -19,6 +19,8 @@ from churn_platform.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+FEW_ROWS = 1_000_000
+
 
 @contextmanager
 def connection(time_zone: str = "UTC") -> Iterator[duckdb.DuckDBPyConnection]:
@@ -35,6 +37,11 @@ def connection(time_zone: str = "UTC") -> Iterator[duckdb.DuckDBPyConnection]:
         con.execute(f"SET TimeZone = {literal(time_zone)}")
         con.execute("SET enable_progress_bar = false")
         yield con
+
+
+def share_work(con: duckdb.DuckDBPyConnection, rows: int) -> None:
+    """Let a connection use several threads for many rows, and one for few, which would take longer to divide."""
+    con.execute("RESET threads" if rows > FEW_ROWS else "SET threads = 1")
 
 
 def digest(rows: duckdb.DuckDBPyRelation) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from churn_platform.contract import SNAPSHOT_TIME, Kind, as_utc, days_after, given
-from churn_platform.engine import identifier, literal
+from churn_platform.engine import identifier, literal, share_work
 from churn_platform.ml.inputs import first_looked_at, history
 from churn_platform.windows import window as window_of
 
@@ -57,6 +57,7 @@ def build(
     """
     if contract.snapshots is not None:
         return _from_snapshots(con, contract, window)
+    share_work(con, con.execute("SELECT count(*) FROM validated_transactions").fetchall()[0][0])
     return con.sql(_snapshot_sql(contract, window, previous))
 
 

@@ -131,8 +131,11 @@ class FeatureStore:
         if entities.duplicated(key).any():
             raise FeatureStoreError("the same customer and time was asked for twice; labels must be unique.")
         found = self.feast.get_historical_features(entity_df=entities, features=self.references).to_df()
-        if found[key].equals(entities[key].reset_index(drop=True)):  # as our offline store answers: row for row
-            return found[[*entities.columns, *self.contract.feature_names]]
+        wanted = [*entities.columns, *self.contract.feature_names]
+        if len(found) == len(entities) and all((found[k].array == entities[k].array).all() for k in key):
+            return (
+                found if list(found.columns) == wanted else found[wanted]
+            )  # as our offline store answers: row for row
         joined = entities.merge(found[[*key, *self.contract.feature_names]], on=key, how="left", validate="one_to_one")
         if len(found) != len(entities) or len(joined) != len(entities):
             raise FeatureStoreError(f"{len(entities):,} rows were asked for and {len(found):,} came back.")

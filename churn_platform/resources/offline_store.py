@@ -29,6 +29,7 @@ from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from churn_platform.engine import connection, identifier, literal
+from churn_platform.resources.storage import make_view
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -146,7 +147,7 @@ def _within(con: duckdb.DuckDBPyConnection, called: str, view: Any, names: list[
     """Make a view of the rows that may be asked for, one for each key and time; returns its name."""
     source, (first, last) = view.batch_source, between
     keys = list(view.projection.join_key_map or [column.name for column in view.entity_columns])
-    con.register(f"{called}_table", DeltaTable(source.path).to_pyarrow_dataset())
+    make_view(con, f"{called}_table", DeltaTable(source.path))
     stored = con.sql(f"SELECT * FROM {called}_table LIMIT 0")
     time = identifier(source.timestamp_field)
     # as it is stored wherever possible: a filter on the column itself is applied before it is read
