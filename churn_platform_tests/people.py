@@ -24,6 +24,8 @@ import pandas as pd
 from pydantic import SecretStr
 
 from churn_platform.contract import Contract, parse
+from churn_platform.engine import connection
+from churn_platform.ml.masking import pseudonym
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import Tracking
 from churn_platform.settings import PROJECT, Settings
@@ -166,6 +168,8 @@ class World:
     ports: dict[str, int]
     leaks: list[Leak] = field(default_factory=list)  # as the proof of masking found them, before any erasure
     seen: int = 0  # bytes that it looked at
+    rows: dict[str, int] = field(default_factory=dict)  # table to the number of rows of a person, before any erasure
+    windows: list[str] = field(default_factory=list)  # of the validated purchases, likewise
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
 
     @property
@@ -293,6 +297,29 @@ def world() -> World:
     _ask(found)
     _fail(found)
     found.leaks, found.seen = found.scan(SECRETS)
+    found.rows = _rows_of_the_planted(found)
+    found.windows = found.tables.windows("validated_transactions")
+    return found
+
+
+def _rows_of_the_planted(shop: World) -> dict[str, int]:
+    """Where the planted rows went, as the pseudonyms tell."""
+    zoe, misfit = (pseudonym(KEY.encode(), person["client_no"]) for person in (ZOE, MISFIT))
+    held = {
+        ("raw_transactions", "misfit"): ("client_no", misfit),
+        ("quarantine_transactions", "misfit"): ("client_no", misfit),
+        ("raw_transactions", "zoe"): ("client_no", zoe),
+        ("validated_customers", "zoe"): ("client_no", zoe),
+        ("customer_features", "zoe"): ("client", zoe),
+        ("training_set", "zoe"): ("client", zoe),
+        ("churn_scores", "zoe"): ("client", zoe),
+    }
+    found: dict[str, int] = {}
+    with connection() as con:
+        for (table, who), (key, pseudonymous) in held.items():
+            shop.tables.read(con, table)
+            counted = con.execute(f"SELECT count(*) FROM {table} WHERE {key} = ?", [pseudonymous]).fetchall()
+            found[f"{who} in {table}"] = counted[0][0]
     return found
 
 

@@ -367,6 +367,6 @@ def test_a_late_row_enters_through_the_snapshot_before_as_it_does_from_all_rows(
         validated(con, "transactions", rows[rows["_window"] <= window.key])
         view = tables.read(con, "customer_features", [before.key], view="previous")
         step = features.build(con, contract, window, view).df().set_index("client")
-    pd.testing.assert_frame_equal(step, whole, check_exact=True)
+    pd.testing.assert_frame_equal(step.sort_index(), whole.sort_index(), check_exact=True)
     assert set(whole.index) == {"a", "b"}
     assert whole.loc["a", "months"] > (window.end - datetime(2024, 1, 21, tzinfo=UTC)) / timedelta(days=30.4375)

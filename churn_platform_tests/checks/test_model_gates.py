@@ -125,7 +125,7 @@ def test_a_good_candidate_is_promoted_once_however_often_champion_is_materialize
     assert [(entry["version"], entry["previous"]) for entry in entries] == [("1", None), ("2", "1")]
     assert entries[1]["by"] == "the test asks for it"
     assert entries[1]["window"] == "2023-06-01"
-    assert entries[1]["training_set_version"] == 1
+    assert entries[1]["training_set_version"] == shop.tables.version("training_set")
 
 
 def test_a_log_that_cannot_be_written_stops_the_promotion_and_the_next_run_makes_up_for_it(shop, monkeypatch):
