@@ -228,7 +228,7 @@ def _report(found: list[Measurement], big: dict[str, Any] | None) -> dict[str, A
         return None if theirs is None or ours is None else theirs / ours
 
     growth = _growth(entries)
-    huge = big["features"] if big is not None and big["purchases"] >= 0.9e8 else {}
+    huge = big["through"] if big is not None and big["purchases"] >= 0.9e8 else {}
     materialized = [e for e in entries if e["step"].startswith("materialize") and e["way"] == "ours" and e.get("rows")]
     return {
         "features_join_speedup_1e6": ratio("wall"),

@@ -1,7 +1,7 @@
 """Our way alone, on more purchases than the specification's way could hold in memory.
 
-Two figures: the features of one snapshot from all purchases there ever were, and what a new month costs on top of that
-history (read, typed, masked, judged, written, and its features from the snapshot before).
+Three figures: all purchases from their files to one snapshot of features (read, typed, masked, judged and written month
+by month, then aggregated); the features alone; and what a new month costs on top of that history.
 """
 
 from __future__ import annotations
@@ -53,13 +53,26 @@ def features(world: World, place: int = -2, previous: int | None = None) -> Call
     return work
 
 
-def new_window(world: World) -> Callable[[], Outcome]:
-    """The newest month from its files to its validated rows."""
+def through(world: World) -> Callable[[], Outcome]:
+    """Every month from its files to its validated rows, and the features of one snapshot from all of them."""
+    months = [new_window(world, place) for place in range(len(world.windows))]
+    last = features(world)
+
+    def work() -> Outcome:
+        rows = sum(month().size for month in months)
+        last()
+        return Outcome(rows)
+
+    return work
+
+
+def new_window(world: World, place: int = -1) -> Callable[[], Outcome]:
+    """A month, by default the newest, from its files to its validated rows."""
     from churn_platform.engine import connection, literal
     from churn_platform.ml import ingestion, masking, validation
     from churn_platform.resources.storage import TableStore
 
-    contract, window = world.contract, world.windows[-1]
+    contract, window = world.contract, world.windows[place]
     tables = TableStore(world.settings.tables_of(contract))
     files = literal(str(world.landed("transactions") / f"{window.key}-*.parquet"))
 
@@ -84,6 +97,7 @@ def new_features(world: World) -> Callable[[], Outcome]:
 
 
 STEPS: dict[str, Callable[[World], Callable[[], Outcome]]] = {
+    "through": through,
     "features": features,
     "new_window": new_window,
     "new_features": new_features,
