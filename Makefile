@@ -27,7 +27,7 @@ check: $(VENV)/.installed ## read contract.yaml back in words, or say what is wr
 	@$(BIN)/churn contract check
 
 test: $(VENV)/.installed ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 fuzz: $(VENV)/.installed ## spoil the input in every way that we know, many times over
 	@CHURN_FUZZ=200 $(BIN)/python -m pytest churn_platform_tests/test_corruptions.py
