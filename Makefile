@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 export CHURN_HOME ?= $(CURDIR)/.churn
 
 .DEFAULT_GOAL := help
-.PHONY: help up down next-month status test fuzz crash bench-data lint format clean lock check
+.PHONY: help up down next-month status test fuzz crash bench-data bench-training lint format clean lock check
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,10 @@ crash: $(VENV)/.installed ## kill the platform at 100 random moments, and compar
 BENCH ?= --with-1e8
 bench-data: $(VENV)/.installed ## the data plane against the specification's own way, up to 1e8 purchases
 	@$(BIN)/python -m benchmarks.data $(BENCH)
+
+# BENCH_TRAINING=--short for a quick look, or other options of benchmarks/training.py
+bench-training: $(VENV)/.installed ## time and memory of training at 1e5 and 1e6 rows
+	@$(BIN)/python -m benchmarks.training $(BENCH_TRAINING)
 
 lint: $(VENV)/.installed ## style, types and definitions
 	@$(BIN)/ruff format --check .

@@ -75,7 +75,7 @@ def measure(
     command = [sys.executable, "-m", "benchmarks.measure", way, step, str(world.folder), str(world.purchases)]
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603 - our own module
-        failed = _watch(process, timeout, memory)
+        failed = watch(process, timeout, memory)
     if not failed and process.returncode:
         failed = f"failed: {_last_line(log)}"
     if failed:
@@ -83,14 +83,14 @@ def measure(
     return Measurement(**json.loads(answer.read_text()))
 
 
-def _watch(process: subprocess.Popen[bytes], timeout: float, memory: float) -> str:
+def watch(process: subprocess.Popen[bytes], timeout: float, memory: float) -> str:
     """Wait for a process; why it had to be ended, or nothing."""
     until = time.monotonic() + timeout
     while process.poll() is None:
         why = ""
         if time.monotonic() > until:
             why = f"ended after {timeout:.0f} s"
-        elif _gigabytes(process.pid, "VmRSS") > memory:
+        elif gigabytes(process.pid, "VmRSS") > memory:
             why = f"ended at {memory:.0f} GB"
         if why:
             process.kill()
@@ -100,7 +100,7 @@ def _watch(process: subprocess.Popen[bytes], timeout: float, memory: float) -> s
     return ""
 
 
-def _gigabytes(pid: int | str, what: str) -> float:
+def gigabytes(pid: int | str, what: str) -> float:
     """A process's memory. VmHWM is its own high-water mark; getrusage would begin with its parent's."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -114,7 +114,8 @@ def _last_line(log: Path) -> str:
     return lines[-1][:200] if lines else "without a word"
 
 
-def _cpu() -> float:
+def cpu_seconds() -> float:
+    """What this process has used."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
@@ -132,9 +133,9 @@ def _child(way: str, step: str, folder: str, purchases: str) -> None:
     world = World(Path(folder), int(purchases))
     began = time.perf_counter()
     work = step_of(way, step)(world)
-    started, cpu = time.perf_counter(), _cpu()
+    started, cpu = time.perf_counter(), cpu_seconds()
     outcome = work()
-    wall, cpu, peak = time.perf_counter() - started, _cpu() - cpu, _gigabytes("self", "VmHWM")
+    wall, cpu, peak = time.perf_counter() - started, cpu_seconds() - cpu, gigabytes("self", "VmHWM")
     if outcome.rows is not None:
         outcome.rows.to_parquet(world.result(way, step))
     found = Measurement(way, step, world.purchases, wall, cpu, peak, started - began, outcome.size, outcome.facts)
