@@ -328,7 +328,9 @@ class Label(_Strict):
 class Search(_Strict):
     """A search for better hyperparameters than the family's defaults, which are its first trial."""
 
-    trials: int = Field(20, ge=1, le=10_000, description="how many sets of parameters are tried")
+    trials: int = Field(
+        20, ge=2, le=10_000, description="how many sets of parameters are tried; the first is that without a search"
+    )
     seconds: float = Field(
         60, gt=0, description="the search ends after this time; what it finds then depends on the machine's speed"
     )

@@ -325,6 +325,21 @@ BROKEN: dict[str, tuple[str, tuple[str, str], list[str]]] = {
         ("label:", "model: {min_windows: 3, test_windows: 2}\nlabel:"),
         ["model.min_windows"],
     ),
+    "a search of one trial, which is no search": (
+        PURCHASES,
+        ("label:", "model: {search: {trials: 1}}\nlabel:"),
+        ["model.search.trials", "greater than or equal to 2"],
+    ),
+    "a search by what is no ranking": (
+        PURCHASES,
+        ("label:", "model: {search: {metric: accuracy}}\nlabel:"),
+        ["model.search.metric", "'roc_auc', 'pr_auc' or 'brier'"],
+    ),
+    "a calibration that there is not": (
+        PURCHASES,
+        ("label:", "model: {calibration: platt}\nlabel:"),
+        ["model.calibration", "Use one of: 'auto'"],
+    ),
     "three of the last two windows": (
         PURCHASES,
         ("label:", "retraining: {drifted_windows: 3, of_last: 2}\nlabel:"),

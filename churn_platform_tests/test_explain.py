@@ -19,6 +19,7 @@ UNDATED = changed(WIDE, ("time: as_of", "observed_at: 2024-03-15"))
         "visits_30d (number): number of purchases, in the last 30 days",
         "refused with no good row, or with more than 5.0% bad rows",
         "tested on the newest labelled window, validated on the one before",
+        "no search for better hyperparameters; calibrated as suits the validation rows; tested on",
         "Retraining: when the newest window drifted",
         "at least 1 window apart, at most 4 times in 12 windows",
     ],
@@ -37,6 +38,11 @@ def test_purchases_are_explained(words: str) -> None:
 )
 def test_a_table_without_dates_is_explained(words: str) -> None:
     assert words in explain(UNDATED)
+
+
+def test_a_search_is_explained() -> None:
+    said = explain(changed(PURCHASES, ("label:", "model: {search: {trials: 30}, calibration: isotonic}\nlabel:")))
+    assert "searched in up to 30 trials and 60 seconds, by roc_auc over 3 folds; calibrated by isotonic" in said
 
 
 def test_what_a_team_did_to_its_customers_is_no_purchase() -> None:
