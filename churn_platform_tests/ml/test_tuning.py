@@ -76,10 +76,10 @@ def test_another_seed_tries_something_else(rows, found):
 def test_a_hopeless_trial_is_pruned_before_its_last_fold():
     rows = graph.labelled(80, 5, seed=3)
     pruned = [
-        trial for trial in tuning.search(contract("{trials: 20, folds: 4}"), rows).trials if trial.state == "pruned"
+        trial for trial in tuning.search(contract("{trials: 12, folds: 3}"), rows).trials if trial.state == "pruned"
     ]
     assert pruned
-    assert all(trial.number > 5 and 0 < len(trial.scores) < 4 for trial in pruned)
+    assert all(trial.number > 5 and 0 < len(trial.scores) < 3 for trial in pruned)
 
 
 def test_a_search_for_the_smallest_brier_score_minimizes(rows):
