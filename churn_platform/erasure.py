@@ -23,7 +23,7 @@ from churn_platform.contract import PROBABILITY
 from churn_platform.engine import connection, identifier, literal
 from churn_platform.ml import ingestion, masking
 from churn_platform.ml.rules import ISSUES, REASON
-from churn_platform.resources import removal
+from churn_platform.resources import exports, removal
 from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import REFERENCE, Tracking
@@ -159,6 +159,10 @@ def erase(
             if removed is not None:
                 found[name] = removed
                 say(f"{name}: {removed.rows:,} rows, {removed.versions:,} older versions")
+        exported = exports.remove(con, tables, rows)
+        if exported is not None:
+            found[exports.FOLDER] = exported
+            say(f"{exports.FOLDER}: {exported.rows:,} rows")
     online = store.forget(keys) if keys else 0
     for spilled in maintenance.leftovers(settings, untouched_hours=0):
         maintenance.discard(spilled)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from churn_platform import provenance
-from churn_platform.resources import retention
+from churn_platform.resources import exports, retention
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import CHALLENGER, CHAMPION, Tracking
 
@@ -30,13 +30,15 @@ class Report:
     """What was removed, or would be: table to that, and leftovers of processes."""
 
     tables: dict[str, retention.Pruned] = field(default_factory=dict)
+    exports: int = 0
+    export_bytes: int = 0
     leftovers: int = 0
     leftover_bytes: int = 0
 
     @property
     def bytes(self) -> int:
         """What was given back."""
-        return self.leftover_bytes + sum(pruned.bytes for pruned in self.tables.values())
+        return self.leftover_bytes + self.export_bytes + sum(pruned.bytes for pruned in self.tables.values())
 
 
 def prune(
@@ -65,6 +67,9 @@ def prune(
             say(f"  {name:<28} {verb} {found.files:,} files, {_size(found.bytes)}; {found.log_files:,} log files")
         for version in found.missing:
             say(f"  {name:<28} version {version} is gone already: {pinned[name][version]} cannot be reproduced")
+    report.exports, report.export_bytes = exports.prune(tables, settings.keep_versions_days, dry_run)
+    if report.exports:
+        say(f"  {exports.FOLDER:<28} {verb} {report.exports:,} files, {_size(report.export_bytes)}")
     for path in leftovers(settings):
         report.leftovers += 1
         report.leftover_bytes += _weight(path)

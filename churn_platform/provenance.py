@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 INPUTS, CODE, LIBRARIES = "inputs", "code", "libraries"  # tags of a model's version
 TRAINING_SET = "training_set"
+TREATMENTS = "treatments"  # who was contacted: such rows are left out; there is no such table before the first
 # Those that compute: another version of one may give another last digit.
 _LIBRARIES = ("deltalake", "duckdb", "feast", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "skops")
 
 
 def inputs(contract: Contract, tables: TableStore) -> dict[str, int]:
     """The versions, as they are now, of the tables that a training set is made of, directly or not."""
-    names = ["churn_labels", "customer_features", *(f"validated_{name}" for name in contract.tables.items()), LEDGER]
+    validated = [f"validated_{name}" for name in contract.tables.items()]
+    names = ["churn_labels", "customer_features", *validated, LEDGER, TREATMENTS]
     return {name: version for name in names if (version := tables.version(name)) is not None}
 
 

@@ -17,11 +17,11 @@ from churn_platform import provenance
 from churn_platform.assets.common import contents
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, given
 from churn_platform.engine import connection, identifier, literal
-from churn_platform.ml import features, inputs, labels, models
+from churn_platform.ml import features, inputs, labels, models, retention
 from churn_platform.ml.splits import split
 from churn_platform.ml.training import in_order, train
 from churn_platform.ml.tuning import search
-from churn_platform.provenance import TRAINING_SET
+from churn_platform.provenance import TRAINING_SET, TREATMENTS
 from churn_platform.resources.storage import LEDGER, MissingTableError, TableStore
 from churn_platform.resources.tracking import BY_TIME, BY_TRIALS, CHAMPION, PARAMETERS, SEARCH, RegistryError, Tracking
 from churn_platform.windows import window
@@ -104,7 +104,10 @@ def reproduce(
             tables.read(con, name, version=made_of[name], view=f"recorded_{name}")
         note(_labels(con, then, tables, made_of))
         note(_features(con, then, tables, made_of))
-        note(_training_set(con, then))
+        if TREATMENTS in made_of:
+            tables.read(con, TREATMENTS, version=made_of[TREATMENTS])
+            con.execute(f"CREATE TEMP TABLE left_alone AS {retention.untreated(then, 'new_labels')}")
+        note(_training_set(con, then, "left_alone" if TREATMENTS in made_of else "new_labels"))
         rows = in_order(then, con.sql(f"SELECT * FROM recorded_{TRAINING_SET}").df())
     parameters = json.loads(model.tags[PARAMETERS])
     if model.tags.get(SEARCH) == BY_TRIALS:
@@ -129,7 +132,7 @@ def reproduce(
 def _require(
     contract: Contract, tables: TableStore, model: ModelVersion, made_of: dict[str, int], settings: Settings
 ) -> None:
-    needed = set(provenance.inputs(contract, tables)) | {TRAINING_SET}
+    needed = (set(provenance.inputs(contract, tables)) | {TRAINING_SET}) - {TREATMENTS}
     unrecorded = sorted(needed - set(made_of))
     if unrecorded:
         raise ReproductionError(
@@ -261,13 +264,13 @@ def _behind(contract: Contract, tables: TableStore, made_of: dict[str, int], key
     return [key for key in keys if key in held and inputs.unstamped(held[key].made_of) != wanted[key]]
 
 
-def _training_set(con: duckdb.DuckDBPyConnection, contract: Contract) -> Finding:
+def _training_set(con: duckdb.DuckDBPyConnection, contract: Contract, labelled: str) -> Finding:
     """Join what was computed anew, each label with the newest features up to its observation."""
     customer = identifier(contract.customer.name)
     listed = ", ".join(f"f.{identifier(name)}" for name in contract.feature_names)
     con.execute(
         f"CREATE TEMP TABLE new_training_set AS SELECT l.{customer}, l.{SNAPSHOT_TIME}, l.{LABEL}, l.{MATURED_AT}, "
-        f"{listed} FROM new_labels AS l ASOF LEFT JOIN (SELECT * FROM new_features QUALIFY row_number() OVER "
+        f"{listed} FROM {labelled} AS l ASOF LEFT JOIN (SELECT * FROM new_features QUALIFY row_number() OVER "
         f"(PARTITION BY {customer}, {SNAPSHOT_TIME} ORDER BY _window DESC) = 1) AS f "
         f"ON l.{customer} = f.{customer} AND l.{SNAPSHOT_TIME} >= f.{SNAPSHOT_TIME}"
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from churn_platform.assets import (
+    decisions,
     feature_store,
     features,
     ingestion,
@@ -29,5 +30,6 @@ def assets(contract: Contract) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
         *training.assets(contract),
         *promotion.assets(contract),
         *scoring.assets(contract),
+        *decisions.assets(contract),
         *monitoring.assets(contract),
     ]

@@ -4,7 +4,7 @@ import dagster as dg
 import duckdb
 from matplotlib.figure import Figure
 
-from churn_platform import provenance
+from churn_platform import provenance, treatments
 from churn_platform.assets.common import (
     POOL,
     WRITES,
@@ -18,7 +18,7 @@ from churn_platform.assets.common import (
 )
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
-from churn_platform.ml import inputs, labels, plots
+from churn_platform.ml import inputs, labels, plots, retention
 from churn_platform.resources.feature_store import FeatureStore
 from churn_platform.resources.storage import TableStore
 from churn_platform.windows import window
@@ -121,7 +121,7 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
         op_tags=WRITES,
         metadata={"dagster/column_schema": column_schema(columns)},
         description="Every mature label with the customer's features as they stood at the observation: Feast's "
-        "point-in-time join, rows in = rows out.",
+        "point-in-time join, rows in = rows out. Observations of customers who were contacted are left out.",
     )
     def training_set(
         tables: dg.ResourceParam[TableStore],
@@ -132,7 +132,11 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
         versions = provenance.inputs(contract, tables)
         with connection() as con:
             tables.read(con, "churn_labels", version=versions["churn_labels"])
-            known = con.sql("SELECT * EXCLUDE (_window) FROM churn_labels ORDER BY ALL").df()
+            counted = "churn_labels"
+            if treatments.read(con, tables, versions.get(treatments.TABLE)):
+                counted = f"({retention.untreated(contract, 'churn_labels')})"
+            known = con.sql(f"SELECT * EXCLUDE (_window) FROM {counted} ORDER BY ALL").df()
+            treated = con.execute("SELECT count(*) FROM churn_labels").fetchall()[0][0] - len(known)
             if not known.empty:
                 _refuse_unripe(contract, con)
         if known.empty:
@@ -159,6 +163,7 @@ def _training_set(contract: Contract) -> dg.AssetsDefinition:
                 "churn_rate": float(rows[LABEL].mean()),
                 "labels": plot(figure),
                 "observations": int(rows[SNAPSHOT_TIME].nunique()),
+                "treated_left_out": treated,
                 "table_version": version,
                 "input_versions": versions,
                 "path": dg.MetadataValue.path(tables.path("training_set")),

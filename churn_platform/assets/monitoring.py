@@ -4,10 +4,11 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
+from churn_platform import treatments
 from churn_platform.assets.common import WRITES, history, partitions, plot, require_window
 from churn_platform.contract import LABEL, MODEL_VERSION, PROBABILITY, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection, identifier
-from churn_platform.ml import drift, metrics, performance, plots
+from churn_platform.ml import drift, metrics, performance, plots, retention
 from churn_platform.ml.features import AT_RISK
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import REFERENCE, RegistryError, Tracking
@@ -29,6 +30,7 @@ _PERFORMANCE_SCHEMA = pa.schema(
         (MODEL_VERSION, pa.string()),
         (SNAPSHOT_TIME, pa.timestamp("us", "UTC")),
         ("rows", pa.int64()),
+        ("treated", pa.int64()),
         *((name, pa.float64()) for name in ("churn_rate", "promised_roc_auc", *metrics.NAMES)),
     ]
 )
@@ -128,7 +130,7 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
         owners=[contract.owner],
         op_tags=WRITES,
         description="How good the scores were, on the labels that matured in the window. Only scores of a model that "
-        "had not seen those labels count.",
+        "had not seen those labels count. Customers who were contacted are left out; those held out stand for them.",
     )
     def model_performance(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
@@ -142,8 +144,12 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
                 tables.read(con, "churn_scores")
             except MissingTableError as error:
                 raise dg.Failure(description=str(error), allow_retries=False) from error
+            counted, weight = "churn_labels", "1.0"
+            if treatments.read(con, tables):
+                counted, weight = f"({retention.weighted(contract, 'churn_labels')})", f"l.{retention.WEIGHT}"
             joined = con.sql(
-                f"SELECT l.{LABEL}, s.{PROBABILITY}, s.{MODEL_VERSION}, l.{SNAPSHOT_TIME} FROM churn_labels l "
+                f"SELECT l.{LABEL}, s.{PROBABILITY}, s.{MODEL_VERSION}, l.{SNAPSHOT_TIME}, "
+                f"{weight} AS {retention.WEIGHT} FROM {counted} l "
                 f"JOIN churn_scores s ON l.{customer} = s.{customer} AND l.{SNAPSHOT_TIME} = s.{SNAPSHOT_TIME} "
                 "ORDER BY ALL"
             ).df()
@@ -174,6 +180,7 @@ def _model_performance(contract: Contract) -> dg.AssetsDefinition:
                 "observed_at": str(newest.observed),
                 "dagster/partition_row_count": len(found),
                 "customers": newest.rows,
+                "treated_left_out": newest.treated,
                 **{name: newest.metrics[name] for name in ("roc_auc", "brier", "calibration_error")},
                 **({} if drop is None else {"drop": drop}),
                 "performance": plot(figure),

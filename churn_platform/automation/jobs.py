@@ -27,6 +27,8 @@ def jobs(contract: Contract) -> Jobs:
         "churn_labels",
     ]
     watch = ["churn_scores", "drift_report", "model_performance"]
+    if contract.value is not None:
+        watch += ["retention_list", "retention_effect"]
     return [
         dg.define_asset_job(
             PREPARE,

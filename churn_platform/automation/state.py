@@ -81,8 +81,7 @@ def due(
     prepared = set(tables.windows(STORE_LOG)) & set(tables.windows("churn_labels"))
     if anew:
         prepared -= set(outdated(contract, tables))
-    watched = set(tables.windows("drift_report")) & set(tables.windows("model_performance"))
-    first_scored = min(tables.windows("churn_scores"), default=None)
+    unfinished = _unfinished(contract, tables, [window.key for window in known])
     made_of = inputs.features_made_of(contract, contents(contract, ledger), known)
     job = CYCLE if has_champion else PREPARE
     found = []
@@ -99,8 +98,19 @@ def due(
         elif _out_of_date(contract, ledger, made_of, window):
             reason = f"what window {window.key} is computed from has changed"
             found.append(Work(window, job, reason, COMPUTED, made_of[window.key]))
-        elif has_champion and first_scored is not None and window.key >= first_scored and window.key not in watched:
+        elif has_champion and window.key in unfinished:
             found.append(Work(window, CYCLE, f"window {window.key} was not finished", mark=mark))
+    return found
+
+
+def _unfinished(contract: Contract, tables: TableStore, known: list[str]) -> set[str]:
+    """The windows since the first scores (or the first list) that lack what follows from scores."""
+    watched = set(tables.windows("drift_report")) & set(tables.windows("model_performance"))
+    found = set()
+    for first_of, done in (("churn_scores", watched), ("retention_list", set(tables.windows("retention_list")))):
+        first = min(tables.windows(first_of), default=None)
+        if first is not None and (first_of != "retention_list" or contract.value is not None):
+            found |= {key for key in known if key >= first} - done
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 NAMES: tuple[str, ...] = get_args(Metric)
 
 
-def evaluate(labels: Array, probability: Array, threshold: float) -> dict[str, float]:
+def evaluate(labels: Array, probability: Array, threshold: float, weights: Array | None = None) -> dict[str, float]:
     """Every metric that a contract may gate. Metrics that need both classes are NaN when one is missing.
 
     Args:
         labels: 0 or 1, shape (n,).
         probability: P(churn), shape (n,).
         threshold: from this probability on, churn is predicted.
+        weights: how many customers a row stands for, above 0, shape (n,); default one each.
     """
     from sklearn.metrics import (
         accuracy_score,
@@ -40,30 +41,32 @@ def evaluate(labels: Array, probability: Array, threshold: float) -> dict[str, f
 
     both = 0 < labels.sum() < len(labels)
     decided = (probability >= threshold).astype("int64")
+    macro: dict[str, Any] = {"average": "macro", "zero_division": 0.0, "sample_weight": weights}
     return {
-        "roc_auc": float(roc_auc_score(labels, probability)) if both else float("nan"),
-        "pr_auc": float(average_precision_score(labels, probability)) if both else float("nan"),
-        "brier": float(brier_score_loss(labels, probability)),
-        "calibration_error": calibration_error(labels, probability),
-        "accuracy": float(accuracy_score(labels, decided)),
-        "precision_macro": float(precision_score(labels, decided, average="macro", zero_division=0.0)),
-        "recall_macro": float(recall_score(labels, decided, average="macro", zero_division=0.0)),
+        "roc_auc": float(roc_auc_score(labels, probability, sample_weight=weights)) if both else float("nan"),
+        "pr_auc": float(average_precision_score(labels, probability, sample_weight=weights)) if both else float("nan"),
+        "brier": float(brier_score_loss(labels, probability, sample_weight=weights)),
+        "calibration_error": calibration_error(labels, probability, weights=weights),
+        "accuracy": float(accuracy_score(labels, decided, sample_weight=weights)),
+        "precision_macro": float(precision_score(labels, decided, **macro)),
+        "recall_macro": float(recall_score(labels, decided, **macro)),
     }
 
 
-def calibration_error(labels: Array, probability: Array, bins: int = 10) -> float:
+def calibration_error(labels: Array, probability: Array, bins: int = 10, weights: Array | None = None) -> float:
     """Expected calibration error over bins of equal size (Naeini et al. 2015, with quantile bins).
 
     Equal probabilities share a bin: where they were split up, the result would hang on the order of the rows.
     """
-    from scipy.stats import rankdata
-
     if not len(labels):
         return float("nan")
-    place = (rankdata(probability, method="average") - 0.5) / len(labels)
+    weights = np.ones(len(labels)) if weights is None else weights
+    _, level = np.unique(probability, return_inverse=True)
+    heavy = np.bincount(level, weights=weights)
+    place = ((np.cumsum(heavy) - heavy / 2) / weights.sum())[level]
     chosen = np.minimum((place * bins).astype("int64"), bins - 1)
-    gaps = np.bincount(chosen, weights=labels - probability, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    gaps = np.bincount(chosen, weights=weights * (labels - probability), minlength=bins)
+    return float(np.abs(gaps).sum() / weights.sum())
 
 
 @dataclass(frozen=True)

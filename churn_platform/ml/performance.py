@@ -1,4 +1,8 @@
-"""Performance on real outcomes: scores joined with the labels that matured since."""
+"""Performance on real outcomes: scores joined with the labels that matured since.
+
+A customer who was contacted and stayed is no false alarm. Customers whom somebody acted on are left out, and those held
+out of a retention list count for all of it (`ml.retention.weighted`).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from churn_platform.contract import LABEL, MODEL_VERSION, PROBABILITY, SNAPSHOT_TIME
 from churn_platform.ml import metrics
+from churn_platform.ml.retention import WEIGHT
 from churn_platform.ml.splits import window_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from churn_platform.contract import Contract
+
+
+_REPRESENTED = 0.95  # of the scored customers, for a fall of performance to be a reason to act
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,19 @@ class Measured:
     churners: int
     promised_roc_auc: float  # what the model showed on its test window when it was promoted
     metrics: dict[str, float]
+    treated: int = 0  # customers left out because somebody acted on their score
+    represented: float = 1.0  # the share of all scored customers for whom the rows stand
 
     def drop(self, contract: Contract) -> float | None:
-        """How far ROC AUC lies below the promise; None on few customers, where it is chance and no reason to act."""
+        """How far ROC AUC lies below the promise.
+
+        None on few customers, where it is chance and no reason to act; and where nobody was held out to stand for those
+        who were contacted: without the customers most at risk, ROC AUC is lower whatever the model is worth.
+        """
         gates = contract.gates
         drop = self.promised_roc_auc - self.metrics["roc_auc"]
         enough = self.rows >= gates.min_test_rows and self.churners >= gates.min_test_churners
+        enough = enough and self.represented >= _REPRESENTED
         return drop if enough and not math.isnan(drop) else None
 
     def row(self) -> dict[str, object]:
@@ -42,6 +58,7 @@ class Measured:
             MODEL_VERSION: self.model,
             SNAPSHOT_TIME: self.observed,
             "rows": self.rows,
+            "treated": self.treated,
             "churn_rate": self.churners / self.rows,
             "promised_roc_auc": self.promised_roc_auc,
             **self.metrics,
@@ -56,7 +73,7 @@ def measure(
     Args:
         contract: gives threshold and windows.
         joined: one row per scored customer whose label is mature: `churned`, `churn_probability`, `model_version`,
-            `snapshot_time` (UTC).
+            `snapshot_time` (UTC) and, where customers were contacted, `_weight` (`ml.retention.weighted`).
         tags_of: the registry's tags of a model version.
 
     Returns:
@@ -69,6 +86,9 @@ def measure(
         tags = tags_of(str(model))
         unseen = part[part[SNAPSHOT_TIME] >= pd.Timestamp(tags["labels_known_until"])]
         seen += len(part) - len(unseen)
+        weights = unseen[WEIGHT] if WEIGHT in unseen.columns else pd.Series(1.0, index=unseen.index)
+        scored, represented = len(unseen), float(weights.sum() / max(len(unseen), 1))
+        unseen, weights = unseen[weights > 0], weights[weights > 0]
         if unseen.empty:
             continue
         labels = unseen[LABEL].to_numpy(dtype="float64")
@@ -80,7 +100,14 @@ def measure(
                 rows=len(unseen),
                 churners=int(labels.sum()),
                 promised_roc_auc=float(tags["test_roc_auc"]),
-                metrics=metrics.evaluate(labels, probability, contract.model.threshold),
+                metrics=metrics.evaluate(
+                    labels,
+                    probability,
+                    float(tags.get("threshold", contract.model.threshold)),
+                    np.asarray(weights),
+                ),
+                treated=scored - len(unseen),
+                represented=min(1.0, represented),
             )
         )
     return found, seen

@@ -199,3 +199,16 @@ def profit(curves: dict[str, Array], capacity: int | None, title: str) -> Figure
     axes.set(xlabel="customers contacted, best first", ylabel="profit, money", title=title)
     axes.legend()
     return figure
+
+
+def intervals(names: list[str], found: list[tuple[float, float, float]], title: str) -> Figure:
+    """Estimates (value, low, high) as points with their intervals, one a line, beside zero."""
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(names)))
+    axes = figure.subplots()
+    for place, (value, low, high) in enumerate(found):
+        axes.plot([low, high], [place, place], color=_BLUE)
+        axes.plot([value], [place], marker="o", color=_BLUE)
+    axes.axvline(0, color=_GREY, linestyle=":")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="share of customers", title=title, ylim=(-0.6, len(names) - 0.4))
+    return figure
