@@ -21,6 +21,7 @@ import pandas as pd
 
 from churn_platform.contract import Kind
 from churn_platform.ml import models
+from churn_platform.ml.calibration import CalibratedModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +148,7 @@ def _underlying(model: Any) -> Any:
     """
     from sklearn.pipeline import Pipeline
 
-    pipeline = getattr(model, "pipeline", model)
+    pipeline = model.pipeline if isinstance(model, CalibratedModel) else model
     if not isinstance(pipeline, Pipeline) or list(pipeline.named_steps) != ["columns", "model"]:
         raise UnexplainedError("this model was not made by ml.models.pipeline, so what its columns mean is not known.")
     return pipeline

@@ -10,6 +10,7 @@ import pytest
 
 from churn_platform.contract import Kind
 from churn_platform.ml import explanations, models, training
+from churn_platform.ml.calibration import CalibratedModel, Sigmoid
 from churn_platform.ml.explanations import Explainer, UnexplainedError
 from churn_platform_tests import graph
 from churn_platform_tests.worlds import PURCHASES, changed
@@ -57,12 +58,9 @@ def test_the_score_is_the_models_own(fitted):
 
 def test_what_is_explained_lies_inside_the_calibration(fitted):
     contract, model, inputs = fitted
-
-    class Calibrated:
-        pipeline = model
-
     plain = Explainer(contract, model, inputs).contributions(inputs)
-    assert (Explainer(contract, Calibrated(), inputs).contributions(inputs) == plain).all()
+    calibrated = CalibratedModel(model, Sigmoid(0.5, 0.1))
+    assert (Explainer(contract, calibrated, inputs).contributions(inputs) == plain).all()
 
 
 def test_each_feature_owns_the_columns_that_it_was_encoded_as():
