@@ -276,24 +276,27 @@ class TableStore:
 def make_view(
     con: duckdb.DuckDBPyConnection, view: str, table: DeltaTable, where: list[tuple[str, str, Any]] | None = None
 ) -> None:
-    """Make a version of a table a view on a connection; `where` chooses partitions, as in `DeltaTable.file_uris`.
+    """Make a version of a table a view on a connection; `where` chooses partitions, as Delta does.
 
     Files on disk are read by the engine itself, which is two to three times as fast as through Arrow; those in S3
     through Arrow and Delta's own credentials.
     """
-    rows, schema, files = f"_rows_of_{view}", pa.schema(table.schema().to_arrow()), table.file_uris(where)
-    scan = f"SELECT * FROM {identifier(rows)}"
+    schema, files = pa.schema(table.schema().to_arrow()), table.file_uris(file_pruning_predicate=where)
     if any("://" in file or set(_WILDCARDS) & set(file) for file in files):
+        rows = f"_rows_of_{view}"
         con.register(rows, table.to_pyarrow_dataset(file_pruning_predicate=where))
+        scan = f"SELECT * FROM {identifier(rows)}"
     else:
-        con.register(rows, schema.empty_table())  # knows the columns that no file has yet
+        known = con.from_arrow(schema.empty_table())  # the version's columns, which not every file may have yet
+        empty = (f"CAST(NULL AS {kind}) AS {identifier(n)}" for n, kind in zip(known.columns, known.types, strict=True))
+        scan = f"SELECT {', '.join(empty)} WHERE false"
         if files:
             partitions = ", ".join(f"{identifier(name)}: VARCHAR" for name in table.metadata().partition_columns)
             hive = f"true, hive_types = {{{partitions}}}" if partitions else "false"
             listed = ", ".join(map(literal, files))
             scan += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], hive_partitioning = {hive}, "
             scan += "union_by_name = true)"
-        scan = f"SELECT {', '.join(map(identifier, schema.names))} FROM ({scan})"
+        scan = f"SELECT {', '.join(map(identifier, known.columns))} FROM ({scan})"
     con.execute(f"CREATE OR REPLACE TEMP VIEW {identifier(view)} AS {scan}")
 
 
