@@ -271,15 +271,9 @@ def _table(found: list[Measurement]) -> str:
     ]
     entries = _summary(found)
     for entry in entries:
-        other = (
-            next(
-                e
-                for e in entries
-                if (e["purchases"], e["step"]) == (entry["purchases"], entry["step"]) and e["way"] != entry["way"]
-            )
-            if entry["way"] == "ours" and len(entries) > 1
-            else {}
-        )
+        theirs = (entry["purchases"], entry["step"], "specification")
+        met = (e for e in entries if entry["way"] == "ours" and (e["purchases"], e["step"], e["way"]) == theirs)
+        other = next(met, {})
         times = (
             f"{other['wall']['median'] / entry['wall']['median']:.1f}x" if "wall" in other and "wall" in entry else ""
         )
