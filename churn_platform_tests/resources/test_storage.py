@@ -17,7 +17,8 @@ import pyarrow as pa
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from churn_platform.resources import retention
+from churn_platform.engine import connection
+from churn_platform.resources import removal, retention
 from churn_platform.resources.storage import LEDGER, MissingTableError, MissingVersionError, TableStore
 from churn_platform.settings import PROJECT
 
@@ -281,3 +282,26 @@ def test_in_s3_concurrent_commits_are_safe_and_versions_are_kept(bucket: Any, co
     bucket.delete_object(Bucket="tables", Key=old.removeprefix("s3://tables/"))
     with pytest.raises(MissingVersionError, match=f"version {version} of u lacks 1 of its 1 files"):
         store.require_version("u", version)
+
+
+@pytest.mark.usefixtures("home")
+def test_in_s3_no_object_holds_what_was_removed(bucket: Any) -> None:
+    store = TableStore("s3://tables/warehouse/shop")
+    for who in (["someone-5519", "a"], ["b", "someone-5519"]):
+        store.write("t", pa.table({"client": who}), JANUARY)
+    store.write("t", pa.table({"client": ["c"]}), FEBRUARY)
+
+    def holding() -> list[str]:
+        listed = bucket.list_objects_v2(Bucket="tables")["Contents"]
+        keys = [entry["Key"] for entry in listed]
+        return [key for key in keys if b"someone-5519" in bucket.get_object(Bucket="tables", Key=key)["Body"].read()]
+
+    assert len(holding()) == 2
+    with connection() as con:
+        removed = removal.remove(con, store, "t", removal.Rows({"client": "client = 'someone-5519'"}))
+        assert removed == removal.Removed(rows=1, versions=4)
+        store.read(con, "t")
+        assert con.execute("SELECT client FROM t ORDER BY ALL").fetchall() == [("b",), ("c",)]
+    assert holding() == []
+    with pytest.raises(MissingVersionError):
+        store.require_version("t", 1)
