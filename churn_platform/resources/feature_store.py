@@ -132,10 +132,11 @@ class FeatureStore:
             raise FeatureStoreError("the same customer and time was asked for twice; labels must be unique.")
         found = self.feast.get_historical_features(entity_df=entities, features=self.references).to_df()
         wanted = [*entities.columns, *self.contract.feature_names]
-        if len(found) == len(entities) and all((found[k].array == entities[k].array).all() for k in key):
-            return (
-                found if list(found.columns) == wanted else found[wanted]
-            )  # as our offline store answers: row for row
+        if len(found) == len(entities) and all(
+            found[name].dtype == entities[name].dtype and (found[name].array == entities[name].array).all()
+            for name in key
+        ):  # as our offline store answers: row for row
+            return found if list(found.columns) == wanted else found[wanted]
         joined = entities.merge(found[[*key, *self.contract.feature_names]], on=key, how="left", validate="one_to_one")
         if len(found) != len(entities) or len(joined) != len(entities):
             raise FeatureStoreError(f"{len(entities):,} rows were asked for and {len(found):,} came back.")
