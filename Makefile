@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 export CHURN_HOME ?= $(CURDIR)/.churn
 
 .DEFAULT_GOAL := help
-.PHONY: help up down next-month status test fuzz crash bench-data bench-training lint format clean lock check
+.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training lint format clean lock check
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ fuzz: $(VENV)/.installed ## spoil the input in every way that we know, many time
 
 crash: $(VENV)/.installed ## kill the platform at 100 random moments, and compare with an undisturbed run
 	@CHURN_CRASH_KILLS=100 $(BIN)/python -m pytest --timeout 3600 churn_platform_tests/test_crashes.py
+
+gates: $(VENV)/.installed ## bring bad models before the gates, and good ones; write the table in docs/gates.md
+	@$(BIN)/python -m churn_platform_tests.gates
 
 # BENCH=--short for a quick look, or other options of benchmarks/data.py
 BENCH ?= --with-1e8

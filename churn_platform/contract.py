@@ -266,6 +266,7 @@ class FeatureKind:
     takes_column: bool = False
     cumulative: bool = False  # grows with a customer's age, so it always "drifts": not watched unless asked for
     categorical: bool = False
+    direction: int = 0  # what more of it does to the risk of leaving, of purchases: +1 more, -1 less, 0 not known
 
 
 class Kind(StrEnum):
@@ -284,15 +285,17 @@ class Kind(StrEnum):
 
 
 FEATURE_KINDS: dict[Kind, FeatureKind] = {
-    Kind.count: FeatureKind("number of purchases", windowed=True),
-    Kind.sum: FeatureKind("sum of {}", windowed=True, takes_column=True),
+    Kind.count: FeatureKind("number of purchases", windowed=True, direction=-1),
+    Kind.sum: FeatureKind("sum of {}", windowed=True, takes_column=True, direction=-1),
     Kind.mean: FeatureKind("mean of {}", windowed=True, takes_column=True),
     Kind.max: FeatureKind("largest {}", windowed=True, takes_column=True),
-    Kind.distinct: FeatureKind("number of different values of {}", windowed=True, takes_column=True),
-    Kind.recency_days: FeatureKind("days since the last purchase", windowed=False),
+    Kind.distinct: FeatureKind("number of different values of {}", windowed=True, takes_column=True, direction=-1),
+    Kind.recency_days: FeatureKind("days since the last purchase", windowed=False, direction=1),
     Kind.mean_gap_days: FeatureKind("mean days between one purchase and the next", windowed=True),
     Kind.tenure_months: FeatureKind("months since the first purchase", windowed=False, cumulative=True),
-    Kind.frequency_per_month: FeatureKind("purchases per month of tenure", windowed=False, cumulative=True),
+    Kind.frequency_per_month: FeatureKind(
+        "purchases per month of tenure", windowed=False, cumulative=True, direction=-1
+    ),
     Kind.column: FeatureKind("the column {}, as it stood then", windowed=False, takes_column=True),
 }
 
@@ -359,14 +362,58 @@ class ModelSpec(_Strict):
 Metric = Literal["roc_auc", "pr_auc", "brier", "calibration_error", "accuracy", "precision_macro", "recall_macro"]
 
 
+# What the specification asks for: the least that a model must reach on a labelled table where its team does not say.
+SPECIFICATION: dict[Metric, float] = {"accuracy": 0.85, "precision_macro": 0.80, "recall_macro": 0.75}
+
+
+class SliceGates(_Strict):
+    """What a candidate must reach on each value of a slice column."""
+
+    minimum: dict[Metric, float] = {"roc_auc": 0.55}
+    maximum: dict[Metric, float] = {}
+    min_rows: int = Field(200, ge=1, description="a slice with fewer test rows is skipped, and the verdict says so")
+    min_churners: int = Field(20, ge=1, description="likewise one with fewer churners")
+
+
+class WalkForward(_Strict):
+    """How the candidate's recipe is tried on earlier windows."""
+
+    windows: int = Field(3, ge=0, le=24, description="the last so many windows before the test window; 0: none")
+    max_rows: int = Field(
+        100_000, ge=1_000, description="of a larger training set a share of the customers is looked at"
+    )
+
+
 class Gates(_Strict):
     """What a candidate must reach on the test window before it may be champion."""
 
-    minimum: dict[Metric, float] = {}
+    minimum: dict[Metric, float] = Field(
+        {}, description="for a `snapshots` table, where it is not given, what the specification asks for"
+    )
     maximum: dict[Metric, float] = {}
     min_test_rows: int = Field(200, ge=1)
     min_test_churners: int = Field(30, ge=1)
+    min_train_rows: int = Field(100, ge=1)
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the comparisons with baseline and champion")
+    slices: SliceGates = Field(default_factory=SliceGates)
+    walk_forward: WalkForward = Field(default_factory=WalkForward)
+    directions: dict[str, Literal["increasing", "decreasing", "any"]] = Field(
+        {}, description="what more of a feature does to the risk of leaving, where the kind's own rule does not hold"
+    )
+    direction_tolerance: float = Field(
+        0.01, ge=0, lt=1, description="a mean probability that goes the wrong way by no more than this is nothing"
+    )
+    max_score_shift: float = Field(
+        0.1, gt=0, le=1, description="how far the distribution of scores may lie from the champion's, on the same rows"
+    )
+    max_single_feature_auc: float = Field(
+        0.95, gt=0.5, le=1, description="a feature that tells more than this by itself is taken for a leak"
+    )
+    max_twins: float = Field(
+        0.2, ge=0, le=1, description="the share of test rows that may equal another customer's in every feature"
+    )
+    max_latency_ms: float = Field(250, gt=0, description="for the answer to one customer")
+    max_size_mb: float = Field(200, gt=0, description="of the stored model")
 
 
 DriftMethod = Literal["psi", "jensenshannon", "wasserstein", "hellinger"]
@@ -561,9 +608,27 @@ class Contract(_Strict):
         ]
 
     @property
+    def directions(self) -> dict[str, int]:
+        """Feature to what more of it does to the risk of leaving: +1 more, -1 less. As stated, else by its kind."""
+        signs = {"increasing": 1, "decreasing": -1, "any": 0}
+        found = {}
+        for name in self.numeric_features:
+            feature, stated = self.feature_definitions[name], self.gates.directions.get(name)
+            by_kind = FEATURE_KINDS[feature.kind].direction if feature.table == "transactions" else 0
+            found[name] = by_kind if stated is None else signs[stated]
+        return {name: sign for name, sign in found.items() if sign}
+
+    @property
+    def minimum(self) -> dict[Metric, float]:
+        """The least that a gate asks of a metric: the contract's own, or for a labelled table the specification's."""
+        if self.tables.snapshots is not None and "minimum" not in self.gates.model_fields_set:
+            return SPECIFICATION
+        return self.gates.minimum
+
+    @property
     def metrics_gated(self) -> list[str]:
         """The metrics that a gate bounds."""
-        return [*self.gates.minimum, *(m for m in self.gates.maximum if m not in self.gates.minimum)]
+        return [*self.minimum, *(m for m in self.gates.maximum if m not in self.minimum)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -1074,11 +1139,32 @@ class _Contradictions:
             self.say((*path, "negative"), "it is the same as `positive`.", "Give the other value.")
 
     def check_gates(self) -> None:
-        for bound in ("minimum", "maximum"):
-            for metric, value in getattr(self.contract.gates, bound).items():
-                if not 0 <= value <= 1:
-                    what = f"{value} lies outside 0 to 1, where every metric lies."
-                    self.say(("gates", bound, metric), what, "Write a share, such as 0.8.")
+        gates = self.contract.gates
+        for at, section in ((("gates",), gates), (("gates", "slices"), gates.slices)):
+            for bound in ("minimum", "maximum"):
+                for metric, value in getattr(section, bound).items():
+                    if not 0 <= value <= 1:
+                        what = f"{value} lies outside 0 to 1, where every metric lies."
+                        self.say((*at, bound, metric), what, "Write a share, such as 0.8.")
+            for metric, most in section.maximum.items():
+                if section.minimum.get(metric, 0.0) > most:
+                    what = (
+                        f"{metric} may be at most {most} and must be at least {section.minimum[metric]}: no model can."
+                    )
+                    self.say((*at, "maximum", metric), what, "Swap or correct them.")
+
+    def check_directions(self) -> None:
+        try:
+            numeric, names = self.contract.numeric_features, self.contract.feature_names
+        except KeyError:
+            return
+        for name in self.contract.gates.directions:
+            if name not in names:
+                remedy = f"Known: {', '.join(names)}."
+                self.say(("gates", "directions", name), f"there is no feature {name!r}.", remedy)
+            elif name not in numeric:
+                remedy = "Remove it; a slice's floor (gates.slices) can guard it."
+                self.say(("gates", "directions", name), "a category has no more or less.", remedy)
 
     def check_features(self) -> None:
         contract = self.contract

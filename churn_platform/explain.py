@@ -137,7 +137,7 @@ def _label(contract: Contract) -> list[str]:
 
 def _model(contract: Contract) -> list[str]:
     model, gates = contract.model, contract.gates
-    bounds = [f"{metric} at least {bound}" for metric, bound in gates.minimum.items()]
+    bounds = [f"{metric} at least {bound}" for metric, bound in contract.minimum.items()]
     bounds += [f"{metric} at most {bound}" for metric, bound in gates.maximum.items()]
     how = (
         f"tested on {_newest(model.test_windows)}, validated on {_before(model.validation_windows)}; the first is "
@@ -158,6 +158,7 @@ def _model(contract: Contract) -> list[str]:
         "a recorded signature; better "
         f"than the churn rate alone and not worse than the champion, both with {gates.confidence:.0%} confidence"
         + (f"; {'; '.join(bounds)}." if bounds else "."),
+        *_more_gates(contract),
         "",
     ]
 
@@ -193,6 +194,33 @@ def _searched(search: Search | None) -> str:
         f"hyperparameters searched in up to {_count(search.trials, 'trial')} and {search.seconds:g} seconds, by "
         f"{search.metric} over {search.folds} folds"
     )
+
+
+def _more_gates(contract: Contract) -> list[str]:
+    """The gates on what a model was made of, on groups of customers, and on how it behaves."""
+    gates, slices = contract.gates, contract.gates.slices
+    floors = [f"{metric} at least {bound}" for metric, bound in slices.minimum.items()]
+    floors += [f"{metric} at most {bound}" for metric, bound in slices.maximum.items()]
+    large = f"at least {_count(slices.min_rows, 'row')} and {_count(slices.min_churners, 'churner')}"
+    expected = contract.directions
+    less, more = ([name for name in expected if expected[name] == sign] for sign in (-1, 1))
+    earlier = gates.walk_forward.windows
+    rows = _count(gates.min_train_rows, "row")
+    lines = [
+        f"  fitted on at least {rows}, none of them of the test window; at most {gates.max_twins:.0%} copied rows",
+        f"  no feature with a ROC AUC above {gates.max_single_feature_auc} by itself",
+        f"  also not worse than the champion when trained as of the {_count(earlier, 'window')} before"
+        if earlier
+        else "",
+        f"  in each slice of {', '.join(contract.slices)} with {large}: {', '.join(floors)}"
+        if contract.slices and floors
+        else "",
+        f"  scores distributed within {gates.max_score_shift} of the champion's, unless outcomes bear more out",
+        f"  risk falls with {', '.join(less)}" if less else "",
+        f"  risk rises with {', '.join(more)}" if more else "",
+        f"  one customer in at most {gates.max_latency_ms:g} ms; a stored model of at most {gates.max_size_mb:g} MB",
+    ]
+    return [line for line in lines if line]
 
 
 def _newest(windows: int) -> str:

@@ -4,18 +4,27 @@ Every verdict is written to the model's version in the registry, and promotion r
 failed, or was never judged, stays out also when somebody materializes `champion` by hand.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 
 from churn_platform.assets.common import advice
 from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, SNAPSHOT_TIME, Contract
-from churn_platform.ml import gates, models
-from churn_platform.ml.splits import split
+from churn_platform.ml import gates, models, retrials
+from churn_platform.ml.splits import NotEnoughDataError, split
+from churn_platform.ml.validation import Finding
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import CHALLENGER, CHAMPION, RegistryError, Tracking
+from churn_platform.resources.tracking import CHALLENGER, CHAMPION, PARAMETERS, RegisteredModel, RegistryError, Tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from churn_platform.ml.probes import Answers
 
 
 def checks(contract: Contract) -> list[dg.AssetChecksDefinition]:
@@ -31,57 +40,110 @@ def checks(contract: Contract) -> list[dg.AssetChecksDefinition]:
     def model_gates(
         tables: dg.ResourceParam[TableStore], tracking: dg.ResourceParam[Tracking]
     ) -> Iterator[dg.AssetCheckResult]:
-        candidate, evidence = _evidence(contract, tables, tracking)
-        for finding in gates.judge(contract, evidence):
-            tracking.record_gate(candidate, finding.name, finding.passed, finding.words)
+        challenger = tracking.version_of(CHALLENGER)
+        if challenger is None:
+            raise dg.Failure(
+                description="there is no challenger to judge: materialize candidate_model first.", allow_retries=False
+            )
+        version = str(challenger.version)
+        for finding in judge(contract, tables, tracking, challenger, dg.get_dagster_logger().info):
+            tracking.record_gate(version, finding.name, finding.passed, finding.words)
             yield dg.AssetCheckResult(
                 asset_key="candidate_model",
                 check_name=finding.name,
                 passed=finding.passed,
                 metadata=advice(
-                    finding.passed, finding.words, finding.remedy, {"version": candidate, **finding.metadata}
+                    finding.passed, finding.words, finding.remedy, {"version": version, **finding.metadata}
                 ),
             )
 
     return [model_gates]
 
 
-def _evidence(contract: Contract, tables: TableStore, tracking: Tracking) -> tuple[str, gates.Evidence]:
-    """The challenger's version, and what it and the champion say of the challenger's test rows."""
-    challenger, champion = tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)
-    if challenger is None:
-        raise dg.Failure(
-            description="there is no challenger to judge: materialize candidate_model first.", allow_retries=False
-        )
+def judge(
+    contract: Contract,
+    tables: TableStore,
+    tracking: Tracking,
+    challenger: "ModelVersion",
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Finding]:
+    """The verdict of every gate on a version.
+
+    Raises:
+        dagster.Failure: its test rows are not those that the contract would test on now.
+    """
     rows = read_training_set(contract, tables, int(challenger.tags["training_set_version"]))
-    test = split(contract, rows).test
-    tested = (str(test[SNAPSHOT_TIME].min()), str(test[SNAPSHOT_TIME].max()))
+    parts = split(contract, rows)
+    tested = (str(parts.test[SNAPSHOT_TIME].min()), str(parts.test[SNAPSHOT_TIME].max()))
     if tested != (challenger.tags["test_from"], challenger.tags["test_to"]):
         raise dg.Failure(
             description="the contract splits the data differently now than when this candidate was trained, so its "
             "test rows may be among those that it was fitted on. Materialize candidate_model again.",
             allow_retries=False,
         )
+    remedy = "Nothing of it can be judged, so it is refused. Materialize candidate_model to make one that can."
     try:
-        candidate = tracking.load(challenger)
-    except RegistryError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
-    inputs = models.frame(contract, test)
-    said_by_champion, because = None, "there is no champion yet"
-    if champion is not None and champion.version == challenger.version:
-        because = "this version is the champion"
-    elif champion is not None:
-        try:
-            said_by_champion = models.probabilities(tracking.load(champion).pipeline, inputs)
-        except RegistryError as error:  # trained on other features: it cannot be compared, and cannot serve either
-            because = f"the champion cannot be compared with, nor serve: {error}"
-            dg.get_dagster_logger().warning("%s", because)
-    return str(challenger.version), gates.Evidence(
-        customers=test[contract.customer.name].astype(str),
-        labels=test[LABEL].to_numpy(dtype="float64"),
-        candidate=models.probabilities(candidate.pipeline, inputs),
-        champion=None if said_by_champion is None else np.asarray(said_by_champion),
-        train_rate=float(challenger.tags["train_rate"]),
-        has_signature=tracking.has_signature(challenger),
-        no_champion_because=because,
+        answers = _answers(contract, tracking.load(challenger))
+        said = answers(parts.test)
+    except Exception as error:  # noqa: BLE001 - the candidate may be anything, and fail in any way
+        words = f"the candidate gives no usable answers: {' '.join(str(error).split())[:400]}"
+        return gates.refuse(contract, words, remedy)
+    parameters = json.loads(challenger.tags[PARAMETERS]) if PARAMETERS in challenger.tags else None
+    again, not_again = None, ""
+    try:
+        say("training again without the test window")
+        again = retrials.again(contract, rows, parameters)
+    except (NotEnoughDataError, models.ModelError) as error:
+        not_again = f"the recipe cannot be trained again: {error}"
+    champion, because = _champion(contract, tracking, challenger)
+    by_champion, walk = None, None
+    if champion is not None:
+        by_champion = _answers(contract, champion)
+        unseen_from = pd.Timestamp(champion.tags["test_from"])
+        walk = retrials.walk(contract, rows, parts, parameters, by_champion, unseen_from, say)
+    return gates.judge(
+        contract,
+        gates.Evidence(
+            customers=parts.test[contract.customer.name].astype(str),
+            tested=parts.test,
+            fitted=pd.concat([parts.train, parts.validation]),
+            split_by=parts.by,
+            labels=parts.test[LABEL].to_numpy(dtype="float64"),
+            candidate=said,
+            champion=None if by_champion is None else by_champion(parts.test),
+            again=again,
+            walk=walk,
+            answers=answers,
+            train_rate=float(challenger.tags["train_rate"]),
+            threshold=float(challenger.tags["threshold"]),
+            has_signature=tracking.has_signature(challenger),
+            megabytes=tracking.megabytes(challenger),
+            no_champion_because=because,
+            not_again_because=not_again,
+        ),
     )
+
+
+def _champion(contract: Contract, tracking: Tracking, challenger: "ModelVersion") -> tuple[RegisteredModel | None, str]:
+    """The champion to compare with; or None, and why there is none."""
+    version = tracking.version_of(CHAMPION)
+    if version is None:
+        return None, "there is no champion yet"
+    if version.version == challenger.version:
+        return None, "this version is the champion"
+    try:
+        champion = tracking.load(version)
+        nobody = pd.DataFrame([dict.fromkeys(contract.feature_names)])
+        _answers(contract, champion)(nobody)
+    except (RegistryError, models.ModelError) as error:  # it cannot serve either
+        because = f"the champion cannot be compared with, nor serve: {error}"
+        dg.get_dagster_logger().warning("%s", because)
+        return None, because
+    return champion, ""
+
+
+def _answers(contract: Contract, model: RegisteredModel) -> "Answers":
+    def answers(rows: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        return models.probabilities(model.pipeline, models.frame(contract, rows))
+
+    return answers

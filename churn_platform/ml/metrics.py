@@ -116,6 +116,52 @@ def paired_difference(  # noqa: PLR0917 - two models and what they are compared 
     return Interval(float(metric(labels, first) - metric(labels, second)), float(low), float(high))
 
 
+def mean_paired_difference(  # noqa: PLR0917 - two models and what they are compared on
+    metric: Callable[[Array, Array], float],
+    place: NDArray[np.int64],
+    labels: Array,
+    first: Array,
+    second: Array,
+    customers: pd.Series[str],
+    confidence: float = 0.95,
+    *,
+    draws: int = 500,
+    seed: int = 7,
+) -> Interval:
+    """The mean over several windows of `metric(first) - metric(second)`, with its bootstrap interval.
+
+    Each window is measured by itself, for its churn rate is its own; customers are drawn with all their windows.
+
+    Args:
+        metric: of labels and probabilities.
+        place: which window each row belongs to, 0 to n - 1.
+        labels: 0 or 1, shape (rows,).
+        first: P(churn) by one model, shape (rows,).
+        second: P(churn) by the other.
+        customers: whose the rows are.
+        confidence: of the interval.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    groups = pd.factorize(customers)[0]
+    windows = [np.flatnonzero(place == number) for number in np.unique(place)]
+    random = np.random.default_rng(seed)
+
+    def mean(weights: NDArray[np.int64]) -> float:
+        found = []
+        for window in windows:
+            rows = np.repeat(window, weights[window])
+            if 0 < labels[rows].sum() < len(rows):
+                found.append(metric(labels[rows], first[rows]) - metric(labels[rows], second[rows]))
+        return float(np.mean(found)) if found else float("nan")
+
+    number = int(groups.max()) + 1
+    means = [mean(np.bincount(random.integers(0, number, number), minlength=number)[groups]) for _ in range(draws)]
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(means, [tail, 1 - tail])
+    return Interval(mean(np.ones(len(labels), dtype="int64")), float(low), float(high))
+
+
 def by_slice(rows: pd.DataFrame, column: str, labels: Array, probability: Array, min_rows: int = 30) -> pd.DataFrame:
     """ROC AUC, churn rate and mean probability for each value of a column with enough rows of both classes."""
     from sklearn.metrics import roc_auc_score

@@ -303,6 +303,13 @@ class Tracking:
         signature = get_model_info(f"models:/{self.model_name}/{version.version}").signature
         return signature is not None and signature.inputs is not None and signature.outputs is not None
 
+    def megabytes(self, version: ModelVersion) -> float | None:
+        """How large the stored model is; None where that was not recorded."""
+        from mlflow.models import Model
+
+        size = Model.load(f"models:/{self.model_name}/{version.version}").model_size_bytes
+        return None if size is None else float(size) / 1e6
+
     # -- gates and promotion
 
     def record_gate(self, version: str, gate: str, passed: bool, words: str) -> None:
