@@ -37,7 +37,7 @@ def members(month: str, rows: int = 60, seed: int = 1) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     visits = random.integers(0, 20, rows)
     days = pd.to_timedelta(random.integers(0, 20 * 24 * 60, rows), unit="m")
-    left = random.random(rows) < 1 / (1 + np.exp(visits - 8))
+    left = random.random(rows) < 1 / (1 + np.exp((visits - 8) / 3))
     return pd.DataFrame(
         {
             "member_id": range(rows),
