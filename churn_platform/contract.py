@@ -431,6 +431,11 @@ class Drift(_Strict):
 
     method: DriftMethod = "psi"
     threshold: float = Field(0.1, gt=0, description="a column whose distance is larger has drifted")
+    judged_by: Literal["share", "any_feature", "scores"] = Field(
+        "share",
+        description="what makes a window drift: a `share` of the watched features, `any_feature` (also one that is not "
+        "watched), or the champion's `scores`",
+    )
     share: float = Field(0.3, gt=0, le=1, description="a window has drifted when this share of the watched columns has")
     sample_rows: int = Field(50_000, ge=1_000)
     columns: dict[str, DriftOverride] = {}
@@ -446,6 +451,10 @@ class Budget(_Strict):
 class Retraining(_Strict):
     """When a retrain is worth it: N of the last M windows, not too soon after the last, and not too often."""
 
+    when: list[Literal["drift", "performance", "every_window"]] = Field(
+        ["drift", "performance"],
+        description="what asks for a retrain: `drift`, a fall of `performance`, `every_window`; nothing: never retrain",
+    )
     drifted_windows: int = Field(1, ge=1)
     of_last: int = Field(1, ge=1)
     performance_drop: float = Field(

@@ -236,11 +236,18 @@ def _monitoring(contract: Contract) -> list[str]:
     drifted = f"{policy.drifted_windows} of the last {policy.of_last} windows drifted"
     if policy.of_last == 1:
         drifted = "the newest window drifted"
-    judged = f"when {drift.share:.0%} of the watched features have a {drift.method} above {drift.threshold}"
+    who = {
+        "share": f"{drift.share:.0%} of the watched features have",
+        "any_feature": "any feature, watched or not, has",
+        "scores": "the champion's scores have",
+    }[drift.judged_by]
+    judged = f"when {who} a {drift.method} above {drift.threshold}"
     budget = f"{_count(policy.budget.retrains, 'time')} in {_count(policy.budget.windows, 'window')}"
     apart = _count(policy.cooldown_windows, "window")
     fell = f"the live ROC AUC falls by more than {policy.performance_drop}"
+    asks = {"every_window": "every window", "drift": f"when {drifted}", "performance": f"when {fell}"}
+    reasons = ", or ".join(words for reason, words in asks.items() if reason in policy.when)
     return [
         f"Drift: a window drifts {judged}.",
-        f"Retraining: when {drifted}, or {fell}; at least {apart} apart, at most {budget}.",
+        f"Retraining: {reasons}; at least {apart} apart, at most {budget}." if reasons else "Retraining: never.",
     ]

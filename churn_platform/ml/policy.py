@@ -3,7 +3,8 @@
 Measured on real histories, drift alarms often fire on nothing and retraining can make a model worse. So a retrain
 needs a reason (N of the last M windows drifted, or live performance fell), is kept from following too closely on the
 last one (cooldown) and from happening too often (budget). Time is counted in windows of data, not in hours on the
-wall, so that the policy acts the same on a live company and on a history that is played back.
+wall, so that the policy acts the same on a live company and on a history that is played back. Sensors, the play of a
+history and its replay under other policies (`ml.replay`) all ask `decide`.
 """
 
 from __future__ import annotations
@@ -48,14 +49,18 @@ def decide(
     alarms = [window for window in recent if drifted[window]]
     newest_measured = max((window for window in performance_drop if window <= windows[-1]), default=None)
     drop = performance_drop[newest_measured] if newest_measured is not None else 0.0
-    reasons = []
-    if len(alarms) >= policy.drifted_windows:
+    reasons = ["the contract asks for one in every window"] if "every_window" in policy.when else []
+    if "drift" in policy.when and len(alarms) >= policy.drifted_windows:
         reasons.append(f"{len(alarms)} of the last {len(recent)} windows drifted ({', '.join(alarms)})")
-    if drop > policy.performance_drop:
+    if "performance" in policy.when and drop > policy.performance_drop:
         reasons.append(f"live ROC AUC of {newest_measured} fell by {drop:.3f} (more than {policy.performance_drop})")
     if not reasons:
-        drifting = f"{len(alarms)} of the last {len(recent)} windows drifted (it takes {policy.drifted_windows})"
-        return Decision(False, f"{drifting} and performance holds")
+        quiet = {
+            "drift": f"{len(alarms)} of the last {len(recent)} windows drifted (it takes {policy.drifted_windows})",
+            "performance": "performance holds",
+        }
+        found = [words for reason, words in quiet.items() if reason in policy.when]
+        return Decision(False, " and ".join(found) or "the contract asks for no retrains")
     return _allowed(contract, windows, retrained, " and ".join(reasons))
 
 

@@ -93,6 +93,24 @@ def test_scores_are_compared_and_never_decide():
     assert not report.drifted
 
 
+@pytest.mark.parametrize(
+    ("judged_by", "column", "expected"),
+    [
+        ("any_feature", "tenure_months", True),
+        ("any_feature", "churn_probability", False),
+        ("scores", "churn_probability", True),
+        ("scores", "age", False),
+        ("share", "age", False),
+    ],
+)
+def test_the_contract_says_what_makes_a_window_drift(judged_by, column, expected):
+    reference, now = (graph.customers(1000, seed).assign(churn_probability=0.2) for seed in (1, 2))
+    contract = contract_with(f"drift: {{share: 0.5, judged_by: {judged_by}}}")
+    report = drift.compare(contract, reference, now.assign(**{column: now[column] + 40}))
+    assert drifted(report) == {column}
+    assert report.drifted is expected
+
+
 def test_without_scores_there_is_no_drift_of_scores():
     report = drift.compare(CONTRACT, graph.customers(500), graph.customers(500, seed=2))
     assert report.score_drift is None
@@ -177,6 +195,17 @@ def test_the_verdict_is_the_same_at_every_run_also_on_a_sample():
     reference, now = graph.customers(3000), graph.customers(2500, seed=2)
     first, second = (drift.compare(contract, reference, now).columns for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_page_shows_the_distances_that_we_judge_by(method, tmp_path):
+    contract = contract_with(f"drift: {{method: {method}}}")
+    reference, now = (graph.customers(600, seed).assign(churn_probability=0.1 * seed) for seed in (1, 2))
+    page = tmp_path / "drift.html"
+    report = drift.compare(contract, reference, now, page)
+    shown = [float(score) for score in re.findall(r'"drift_score": ([0-9.e+-]+)', page.read_text())]
+    watched = [column.score for column in report.columns if column.column in contract.watched_features]
+    assert sorted(shown) == pytest.approx(sorted(watched), abs=1e-6)
 
 
 def test_the_page_is_written_whole_and_needs_no_network(tmp_path):

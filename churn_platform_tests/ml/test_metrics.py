@@ -91,6 +91,23 @@ def test_without_rows_there_is_no_calibration_error() -> None:
     assert math.isnan(metrics.calibration_error(np.array([]), np.array([])))
 
 
+@pytest.mark.parametrize("digits", [1, 15])
+@pytest.mark.parametrize("name", ["fast_roc_auc", "brier", "calibration_error"])
+def test_a_metric_of_weighted_rows_is_that_of_the_rows_so_many_times(name: str, digits: int) -> None:
+    labels, probability = world(2)
+    metric, rounded = getattr(metrics, name), probability.round(digits)
+    of_weights = metrics.weighed(metric, labels, rounded)
+    for seed in range(5):
+        weights = np.random.default_rng(seed).poisson(1.0, len(labels))
+        rows = np.repeat(np.arange(len(labels)), weights)
+        assert of_weights(weights) == pytest.approx(metric(labels[rows], rounded[rows]), abs=1e-12)
+
+
+def test_rows_of_one_class_have_no_weighted_roc_auc() -> None:
+    labels, probability = world(2)
+    assert math.isnan(metrics.weighed(metrics.fast_roc_auc, labels, probability)((labels > 0.5).astype("int64")))
+
+
 def compare(first: Array, second: Array, labels: Array, customers: pd.Series | None = None) -> metrics.Interval:
     return metrics.paired_difference(metrics.fast_roc_auc, labels, first, second, customers, draws=300)
 

@@ -151,3 +151,34 @@ def test_both_reasons_are_given_when_there_are_two():
 @pytest.mark.parametrize(("retrained", "retrain"), [([], True), (ago(2), False), (ago(3), True), (ago(0), False)])
 def test_the_calendar_keeps_to_the_cooldown(retrained, retrain):
     assert policy.scheduled(contract_with(), WINDOWS, retrained).retrain is retrain
+
+
+def asked_by(*reasons: str):
+    return changed(graph.SIMULATED, (WRITTEN, f"retraining: {{when: [{', '.join(reasons)}], cooldown_windows: 0}}"))
+
+
+@pytest.mark.parametrize(
+    ("reasons", "because"),
+    [
+        ([], ""),
+        (["drift"], "1 of the last 1 windows drifted"),
+        (["performance"], "live ROC AUC"),
+        (["every_window"], "the contract asks for one in every window"),
+    ],
+)
+def test_only_what_the_contract_names_asks_for_a_retrain(reasons, because):
+    decision = policy.decide(asked_by(*reasons), WINDOWS, {LAST: True}, {LAST: 0.3}, [])
+    assert decision.retrain is bool(because)
+    assert decision.reason.startswith(because or "the contract asks for no retrains")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "quiet"),
+    [
+        (["drift"], "0 of the last 1 windows drifted (it takes 1)"),
+        (["performance"], "performance holds"),
+        (["drift", "performance"], "0 of the last 1 windows drifted (it takes 1) and performance holds"),
+    ],
+)
+def test_what_did_not_ask_is_said(reasons, quiet):
+    assert policy.decide(asked_by(*reasons), WINDOWS, {LAST: False}, {LAST: 0.0}, []).reason == quiet
