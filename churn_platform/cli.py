@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from churn_platform import local, promotion_commands, retention_commands
+from churn_platform import local, promotion_commands, replay_command, retention_commands
 from churn_platform import settings as environment
 from churn_platform.contract import Contract, ContractError, as_utc
 from churn_platform.contract import load as load_contract
@@ -34,6 +34,7 @@ quarantine_app = typer.Typer(help="What is in quarantine and why; take it in aga
 app.add_typer(quarantine_app, name="quarantine")
 app.command()(promotion_commands.rollback)
 app.command()(promotion_commands.history)
+app.command()(replay_command.replay)
 app.add_typer(retention_commands.app, name="retention")
 
 

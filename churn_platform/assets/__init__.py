@@ -12,6 +12,7 @@ from churn_platform.assets import (
     labels,
     monitoring,
     promotion,
+    replay,
     scoring,
     training,
     validation,
@@ -32,4 +33,5 @@ def assets(contract: Contract) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
         *scoring.assets(contract),
         *decisions.assets(contract),
         *monitoring.assets(contract),
+        *replay.assets(contract),
     ]

@@ -18,7 +18,7 @@ from churn_platform.ml import metrics, probes
 from churn_platform.ml.validation import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -115,8 +115,8 @@ class Evidence:
     not_again_because: str = "the recipe could not be trained again"
 
 
-def judge(contract: Contract, evidence: Evidence) -> list[Finding]:
-    """The verdict of every gate in `names(contract)`, in that order."""
+def judge(contract: Contract, evidence: Evidence, only: Collection[str] | None = None) -> list[Finding]:
+    """The verdict of every gate in `names(contract)`, in that order; or of some of them alone."""
     rows, churners = len(evidence.labels), int(evidence.labels.sum())
     missing, remedy = "", ""
     if rows == 0 or churners in (0, rows):
@@ -127,9 +127,12 @@ def judge(contract: Contract, evidence: Evidence) -> list[Finding]:
         remedy = "Train it again; look for infinite or missing values in the features."
     found = {finding.name: finding for finding in (_test_window(contract, evidence), _signature(evidence))}
     for name, judgement in _judgements(contract, evidence).items():
+        if only is not None and name not in only:
+            continue
         found[name] = Finding(name, False, missing, remedy) if missing else _judged(name, judgement)
     found |= {f.name: f for f in ([] if missing else _thresholds(contract, evidence))}
-    return [found.get(name, Finding(name, False, missing, remedy)) for name in names(contract)]
+    wanted = [name for name in names(contract) if only is None or name in only]
+    return [found.get(name, Finding(name, False, missing, remedy)) for name in wanted]
 
 
 def refuse(contract: Contract, words: str, remedy: str) -> list[Finding]:

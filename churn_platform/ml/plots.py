@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from churn_platform.ml.replay import Report
+
     Array = NDArray[np.float64]
 
 _BLUE, _ORANGE, _GREY = "#2f6f9f", "#d9822b", "#9aa5ab"
@@ -201,7 +203,9 @@ def profit(curves: dict[str, Array], capacity: int | None, title: str) -> Figure
     return figure
 
 
-def intervals(names: list[str], found: list[tuple[float, float, float]], title: str) -> Figure:
+def intervals(
+    names: list[str], found: list[tuple[float, float, float]], title: str, label: str = "share of customers"
+) -> Figure:
     """Estimates (value, low, high) as points with their intervals, one a line, beside zero."""
     figure = Figure(figsize=(7, 1.2 + 0.5 * len(names)))
     axes = figure.subplots()
@@ -210,5 +214,28 @@ def intervals(names: list[str], found: list[tuple[float, float, float]], title: 
         axes.plot([value], [place], marker="o", color=_BLUE)
     axes.axvline(0, color=_GREY, linestyle=":")
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="share of customers", title=title, ylim=(-0.6, len(names) - 0.4))
+    axes.set(xlabel=label, title=title, ylim=(-0.6, len(names) - 0.4))
+    return figure
+
+
+def policy_gains(report: Report) -> Figure:
+    """What each policy gained in ROC AUC against never retraining, with its interval."""
+    found = {result.played.policy.title: result.better for result in report.results[1:]}
+    values = [(gain.value, gain.low, gain.high) for gain in found.values()]
+    return intervals(list(found), values, f"against never retraining, {len(report.windows)} windows", "ROC AUC")
+
+
+def policy_windows(report: Report) -> Figure:
+    """ROC AUC of each policy in each window; policies that did the same share a line."""
+    figure = Figure(figsize=(9, 4.5))
+    axes = figure.subplots()
+    lines: dict[tuple[float, ...], list[str]] = {}
+    for title, values in report.by_window.items():
+        lines.setdefault(tuple(values), []).append(title)
+    for line, titles in lines.items():
+        label = titles[0] if len(titles) == 1 else f"{titles[0]} (and {len(titles) - 1} more)"
+        axes.plot(report.windows, line, marker="o", markersize=3, label=label)
+    axes.set(ylabel="ROC AUC", title="by window, on labels known by now")
+    axes.tick_params(axis="x", rotation=60)
+    axes.legend(fontsize="x-small")
     return figure
