@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, Simulated, SimulatedDrift, load
-from churn_platform.engine import connection, identifier
+from churn_platform.engine import connection
 from churn_platform.ml import features, labels, replay
 from churn_platform.settings import PROJECT
 from churn_platform.sources.simulated_process import SIGNUP_LEAD_DAYS, Drift, Simulation, simulate

@@ -471,7 +471,8 @@ def _result(  # noqa: PLR0917 - two policies, and what they are compared on
             error = float(np.std(drawn, ddof=1)) / len(judged)
         found[metric] = (float(np.mean([mine for mine, _ in values])), gain, error, values)
     roc_auc, gain, error, values = found[metrics.fast_roc_auc]
-    brier, brier_gain, brier_error, _ = found[metrics.brier]
+    brier, worse, brier_error, _ = found[metrics.brier]
+    less = 0 - worse
     return Result(
         played=played,
         roc_auc=roc_auc,
