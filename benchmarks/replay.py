@@ -25,7 +25,9 @@ from churn_platform.windows import windows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FIRST = 12  # windows before the first model: warm-up, and labels to train and test on
+# A year of labels before the first model: with fewer, every retrain is better for its season and its numbers alone.
+LABELLED = 14
+FIRST = LABELLED + 7  # and the warm-up
 
 
 def contract_of(customers: int, scored: int, drift: Sequence[SimulatedDrift] = ()) -> Contract:
@@ -36,6 +38,7 @@ def contract_of(customers: int, scored: int, drift: Sequence[SimulatedDrift] = (
     return example.model_copy(
         update={
             "source": Simulated(kind="simulated", present=end, customers=customers, drift=list(drift)),
+            "model": example.model.model_copy(update={"min_windows": LABELLED}),
             "time": example.time.model_copy(update={"start": date(2021, 1, 1), "end": end}),
         }
     )

@@ -478,9 +478,7 @@ def _result(  # noqa: PLR0917 - two policies, and what they are compared on
         roc_auc=roc_auc,
         brier=brier,
         better=metrics.Interval(gain, gain - z * error, gain + z * error),
-        brier_better=metrics.Interval(
-            0 - brier_gain, 0 - brier_gain - z * brier_error, 0 - brier_gain + z * brier_error
-        ),
+        brier_better=metrics.Interval(less, less - z * brier_error, less + z * brier_error),
         profit=_profit(world, judged, said),
         wins=sum(mine > theirs for mine, theirs in values),
         losses=sum(mine < theirs for mine, theirs in values),
