@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 # A year of labels before the first model: with fewer, every retrain is better for its season and its numbers alone.
 LABELLED = 14
 FIRST = LABELLED + 7  # and the warm-up
+TRAINED = 4  # windows, where there is drift: a model of all of history would learn mostly what is true no more
 
 
-def contract_of(customers: int, scored: int, drift: Sequence[SimulatedDrift] = ()) -> Contract:
+def contract_of(
+    customers: int, scored: int, drift: Sequence[SimulatedDrift] = (), train_windows: int | None = None
+) -> Contract:
     """The example's contract, for a history in which about so many windows are scored."""
     example = load(PROJECT / "docs" / "examples" / "simulated.yaml")
     months = FIRST + scored
@@ -38,7 +41,8 @@ def contract_of(customers: int, scored: int, drift: Sequence[SimulatedDrift] = (
     return example.model_copy(
         update={
             "source": Simulated(kind="simulated", present=end, customers=customers, drift=list(drift)),
-            "model": example.model.model_copy(update={"min_windows": LABELLED}),
+            "model": example.model.model_copy(update={"min_windows": LABELLED, "train_windows": train_windows}),
+            "gates": example.gates.model_copy(update={"minimum": {}}),  # no model may reach it after a drift
             "time": example.time.model_copy(update={"start": date(2021, 1, 1), "end": end}),
         }
     )
@@ -85,8 +89,10 @@ def main() -> None:
         arguments.customers,
         arguments.windows,
         [SimulatedDrift(kind="concept", at=change.replace(day=1), strength=1.0)],
+        TRAINED,
     )
-    for title, contract in (("without drift", quiet), (f"concept drift from {change:%Y-%m}", drifting)):
+    drifts = f"concept drift from {change:%Y-%m}, trained on the newest {TRAINED} windows"
+    for title, contract in (("without drift", quiet), (drifts, drifting)):
         rows = history(contract)
         began = time.perf_counter()
         report = replay.replay(contract, rows, say=_say)
