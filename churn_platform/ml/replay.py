@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 KNOWN_IN = "_matured"  # the window in which a row's label became known; missing where it is not yet
 WINDOW = "_window"
 NEVER = "never retrain"
+WORTHWHILE = 0.005  # of ROC AUC: what is gained below that is no reason to retrain, however certain
 DRAWS = 200  # of the bootstrap, for a standard error
 _AGAINST_CHAMPION = {gates.CHAMPION, gates.WALK, gates.STABLE}
 _JUDGED = {gates.WINDOW, gates.TRAINING, gates.BASE, gates.SLICES}
@@ -499,14 +500,14 @@ def _profit(world: _World, judged: list[_Judged], said: list[Array]) -> float | 
 def _recommend(results: list[Result], windows: int) -> str:
     """The policy to choose, by ROC AUC; or that the data cannot tell them apart."""
     never, others = results[0], results[1:]
-    better = [found for found in others if found.better.low > 0]
+    better = [found for found in others if found.better.low > 0 and found.better.value >= WORTHWHILE]
     worse = [found for found in others if found.better.high < 0]
     warned = f" Worse than never retraining: {_titles(worse)}." if worse else ""
     if not better:
         return (
-            f"Over {windows} windows no policy is significantly better than to {never.played.policy.title} "
-            f"(ROC AUC, customers drawn anew, all comparisons together). Retrain seldom: the data does not show that "
-            f"it pays.{warned}"
+            f"Over {windows} windows no policy is significantly better than to {never.played.policy.title}, by "
+            f"{WORTHWHILE} of ROC AUC or more (customers drawn anew, all comparisons together). Retrain seldom: the "
+            f"data does not show that it pays.{warned}"
         )
     best = max(better, key=lambda found: found.roc_auc)
     # as good as the best, as far as the interval of the best's gain tells, for the fewest retrains; gated before not
