@@ -13,13 +13,16 @@ from churn_platform import provenance
 from churn_platform.assets.common import WRITES, plot
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
-from churn_platform.ml import plots
+from churn_platform.ml import explanations, plots
 from churn_platform.ml.models import ModelError
 from churn_platform.ml.splits import NotEnoughDataError
 from churn_platform.ml.training import Trained, in_order, train
 from churn_platform.ml.tuning import Found
+from churn_platform.model_card import card
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import BY_TIME, BY_TRIALS, PARAMETERS, REFERENCE, SEARCH, Tracking
+
+CARD = "model_card.md"  # kept with the model's run in MLflow
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:
@@ -80,29 +83,29 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
             )
             mlflow.log_metrics(trained.metrics)
             mlflow.log_dict(contract.model_dump(mode="json"), "contract.json")
-            figures = _figures(contract, trained)
+            figures = _figures(contract, trained) | explanations.figures(contract, trained)
             for name, figure in figures.items():
                 figure.savefig(Path(folder) / f"{name}.png", dpi=110, bbox_inches="tight")
             trained.reference.to_parquet(Path(folder) / REFERENCE)
+            tags = {
+                "window": newest,
+                "training_set_version": str(version),
+                **provenance.tags(tables, version),
+                PARAMETERS: json.dumps(trained.parameters),
+                SEARCH: before.get(SEARCH) or _ended(trained),
+                "calibration": trained.calibration.method,
+                "threshold": repr(trained.threshold),
+                "train_rate": repr(trained.train_rate),
+                "test_roc_auc": repr(trained.metrics.get("test_roc_auc", float("nan"))),
+                "labels_known_until": str(rows[MATURED_AT].max()),
+                "test_from": str(trained.splits.test[SNAPSHOT_TIME].min()),
+                "test_to": str(trained.splits.test[SNAPSHOT_TIME].max()),
+                "dagster_run": run.run_id,
+            }
+            described = card(contract, trained, tags)
+            (Path(folder) / CARD).write_text(described)
             registered = tracking.log_model(
-                trained.pipeline,
-                trained.reference[contract.feature_names],
-                Path(folder),
-                {
-                    "window": newest,
-                    "training_set_version": str(version),
-                    **provenance.tags(tables, version),
-                    PARAMETERS: json.dumps(trained.parameters),
-                    SEARCH: before.get(SEARCH) or _ended(trained),
-                    "calibration": trained.calibration.method,
-                    "threshold": repr(trained.threshold),
-                    "train_rate": repr(trained.train_rate),
-                    "test_roc_auc": repr(trained.metrics.get("test_roc_auc", float("nan"))),
-                    "labels_known_until": str(rows[MATURED_AT].max()),
-                    "test_from": str(trained.splits.test[SNAPSHOT_TIME].min()),
-                    "test_to": str(trained.splits.test[SNAPSHOT_TIME].max()),
-                    "dagster_run": run.run_id,
-                },
+                trained.pipeline, trained.reference[contract.feature_names], Path(folder), tags
             )
         return dg.MaterializeResult(
             metadata={
@@ -117,6 +120,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
                 **({} if trained.search is None else {"search": str(trained.search)}),
                 "calibration": str(trained.calibration),
                 "threshold": trained.threshold,
+                "model_card": dg.MetadataValue.md(described),
                 **{name: round(value, 4) for name, value in trained.metrics.items()},
                 **{name: plot(figure) for name, figure in figures.items()},
             },

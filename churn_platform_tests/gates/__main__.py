@@ -19,7 +19,8 @@ class Report:
         """Print the case; and an error that is not a case's own."""
         from churn_platform_tests.gates import outcomes as suite
 
-        found = [outcome for name, outcome in report.user_properties if name == "outcome" and report.when == "call"]
+        told = [plain for name, plain in report.user_properties if name == "outcome" and report.when == "call"]
+        found = [suite.heard(plain) for plain in told]
         for outcome in found:
             self.done.append(outcome)
             sys.stdout.write(f"{suite.line(outcome)}\n")

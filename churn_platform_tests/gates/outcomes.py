@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from churn_platform import promotion
 from churn_platform.checks import model_gates
@@ -91,6 +92,17 @@ def welcome(world: World, case: Case) -> Outcome:
     if world.state().answers != before.answers:
         outcome.changed.append("answers, after rolling back")
     return outcome
+
+
+def told(outcome: Outcome) -> list[Any]:
+    """An outcome in plain types, as a process of the test run hands it to another."""
+    return [outcome.case.name, outcome.stopped, outcome.changed, outcome.promoted]
+
+
+def heard(plain: list[Any]) -> Outcome:
+    """The outcome that `told` made plain."""
+    name, *what = plain
+    return Outcome(next(case for case in [*BAD, *GOOD] if case.name == name), *what)
 
 
 def ended_well(outcome: Outcome) -> bool:

@@ -1,0 +1,49 @@
+"""The model card says what a model was made of, how good it is and for whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from churn_platform.assets.training import CARD, read_training_set
+from churn_platform.ml import metrics
+from churn_platform.ml.training import train
+from churn_platform.model_card import card
+from churn_platform_tests import graph
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        yield graph.played().copy(tmp_path_factory.mktemp("card")).use(patch)
+
+
+def test_it_is_kept_with_the_run_of_the_version(shop):
+    champion = shop.tracking.version_of("champion")
+    text = Path(shop.tracking.artifact(champion.run_id, CARD)).read_text()
+    assert f"as of {champion.tags['window']}" in text
+    assert f"- training_set_version: `{champion.tags['training_set_version']}`" in text
+    assert champion.tags["inputs"] in text
+    assert shop.contract.owner in text
+    measured = shop.tracking.client.get_run(champion.run_id).data.metrics
+    for name in metrics.NAMES:
+        assert f"| {name} | {measured[f'validation_{name}']:.4f} | {measured[f'test_{name}']:.4f} |" in text
+
+
+def test_slices_limits_and_the_contract_are_in_it(shop):
+    rows = read_training_set(shop.contract, shop.tables, None)
+    trained = train(shop.contract, rows)
+    text = card(shop.contract, trained, {})
+    for heading in ("Intended use", "Limits", "Data", "How good it is", "Probabilities and decisions"):
+        assert f"\n## {heading}\n" in text
+    assert str(trained.calibration) in text
+    found = metrics.by_slice(
+        trained.splits.test,
+        shop.contract.slices[0],
+        trained.splits.test["churned"].to_numpy(dtype="float64"),
+        trained.test_probability,
+    )
+    assert len(found) > 0
+    for name, rows_there in zip(found["slice"], found["rows"], strict=True):
+        assert f"| {name} | {rows_there:,} |" in text
