@@ -509,6 +509,11 @@ class Serving(_Strict):
     customer_field: str = Field(
         "user_id", pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", description="what requests and responses call the customer"
     )
+    max_feature_age_days: float | None = Field(
+        None, gt=0, description="features older than this are stale; without it no age is"
+    )
+    when_stale: Literal["mark", "refuse"] = Field("mark", description="answer and say so, or do not answer")
+    shadow: bool = Field(False, description="let the challenger score live requests too: logged, not answered")
 
 
 class Contract(_Strict):

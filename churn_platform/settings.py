@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     mlflow_artifacts: str | None = None
     feast_registry: str | None = Field(None, description="SQLAlchemy URL of Feast's registry")
     redis: str | None = Field(None, description="host:port of the online store; without it SQLite serves")
+    online_postgres: str | None = Field(
+        None, description="postgresql://user:password@host:port/database of the online store, in place of Redis"
+    )
+    prediction_log: str | None = Field(
+        None, description="where the endpoint leaves what it answered: a folder or s3://bucket/prefix; default in home"
+    )
     pii_key: SecretStr | None = Field(
         None, min_length=16, description="the secret of the keyed hash that hides personal data"
     )
@@ -54,8 +60,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _servers_where_they_are_needed(self) -> Settings:
         if self.environment != "local":
-            needed = ("warehouse", "mlflow_tracking_uri", "feast_registry", "redis", "pii_key")
+            needed = ("warehouse", "mlflow_tracking_uri", "feast_registry", "pii_key")
             missing = [f"CHURN_{name.upper()}" for name in needed if getattr(self, name) is None]
+            if self.redis is None and self.online_postgres is None:
+                missing.append("CHURN_REDIS (or CHURN_ONLINE_POSTGRES)")
             if missing:
                 raise ValueError(f"CHURN_ENVIRONMENT={self.environment} also needs: {', '.join(missing)}.")
         return self
@@ -70,6 +78,10 @@ class Settings(BaseSettings):
     def tables_of(self, contract: Contract) -> str:
         """Where a contract's tables lie: contracts that share a home do not share tables."""
         return f"{self.tables}/{contract.name}"
+
+    def predictions_of(self, contract: Contract) -> str:
+        """Where the endpoint leaves what it answered, until it is landed in the table `prediction_log`."""
+        return f"{self.prediction_log or self.home / 'prediction_log'}/{contract.name}"
 
     @property
     def landing(self) -> Path:
