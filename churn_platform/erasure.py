@@ -25,6 +25,7 @@ from churn_platform.ml import ingestion, masking
 from churn_platform.ml.rules import ISSUES, REASON
 from churn_platform.resources import exports, removal
 from churn_platform.resources.feature_store import FeatureStore
+from churn_platform.resources.segments import Segments
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import REFERENCE, Tracking
 
@@ -42,6 +43,7 @@ SUPPRESSED = "erased_customers"  # keyed hashes of the ids that ingestion leaves
 LOG = "erasure_log"
 _TAG = "erasure."  # of a model's version: a person was erased whose rows it was trained on
 _KEY = "erased"  # the connection's variables
+_SEGMENTS = "answers not landed"
 
 _SUPPRESSED_SCHEMA = pa.schema([("token", pa.string()), ("reference", pa.string())])
 _LOG_SCHEMA = pa.schema(
@@ -139,7 +141,9 @@ def erase(
         listed = _suppressed(tables)
         known = [listed[token] for token in person.tokens if token in listed]
         keys = _keys(contract, person)
-        if not known and not _held_anywhere(con, tables, store, keys, rows):
+        segments = Segments(settings.predictions_of(contract))
+        held = bool(segments.holding(person.forms)) or _held_anywhere(con, tables, store, keys, rows)
+        if not known and not held:
             raise UnknownCustomerError(
                 "there is no such customer: no table, no older version of one and no online store holds this id. "
                 f"Write it as the source does ({contract.tables.items()[contract.main_table].customer}). "
@@ -163,6 +167,10 @@ def erase(
         if exported is not None:
             found[exports.FOLDER] = exported
             say(f"{exports.FOLDER}: {exported.rows:,} rows")
+        answers = segments.erase(person.forms)
+        if answers:
+            found[_SEGMENTS] = removal.Removed(answers, 0)
+            say(f"{_SEGMENTS}: {answers:,} rows")
     online = store.forget(keys) if keys else 0
     for spilled in maintenance.leftovers(settings, untouched_hours=0):
         maintenance.discard(spilled)
@@ -337,20 +345,37 @@ def without_erased(
     con: duckdb.DuckDBPyConnection, tables: TableStore, settings: Settings, table: Table, rows: duckdb.DuckDBPyRelation
 ) -> tuple[duckdb.DuckDBPyRelation, int]:
     """Rows of a raw table without those of customers who were erased, and how many were left out."""
-    tokens = list(_suppressed(tables))
-    if not tokens:
-        return rows, 0
-    masking.install_key(con, _key(settings), _KEY)
-    con.execute("SET VARIABLE erased_tokens = ?::VARCHAR[]", [tokens])
     who = f"CAST({identifier(table.customer)} AS VARCHAR)"
     if _quotes_key(table):
         quote = literal(rf"(?:^|; ){table.customer}: '([^']*)'")
         who = f"coalesce({who}, nullif(regexp_extract({ISSUES}, {quote}, 1), ''))"
     rows.create_view("_landed_rows")
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE _erased AS SELECT who FROM (SELECT DISTINCT {who} AS who FROM _landed_rows) "
-        f"WHERE who IS NOT NULL AND list_contains(getvariable('erased_tokens'), {masking.hashed('who', _KEY)})"
-    )
-    gone = f"{who} IN (SELECT who FROM _erased)"
+    gone = of_erased(con, tables, settings, "_landed_rows", who)
+    if gone is None:
+        return rows, 0
     left_out = con.execute(f"SELECT count(*) FROM _landed_rows WHERE {gone}").fetchall()[0][0]
     return con.sql(f"SELECT * FROM _landed_rows WHERE ({gone}) IS NOT TRUE"), int(left_out)
+
+
+def of_erased(
+    con: duckdb.DuckDBPyConnection, tables: TableStore, settings: Settings, view: str, who: str
+) -> str | None:
+    """SQL that is true for the rows of a view whose customer was erased; None where nobody was.
+
+    Args:
+        con: holds the view.
+        tables: hold the list of who was erased.
+        settings: hold the key.
+        view: its name.
+        who: SQL for the customer's key of a row, as text.
+    """
+    tokens = list(_suppressed(tables))
+    if not tokens:
+        return None
+    masking.install_key(con, _key(settings), _KEY)
+    con.execute("SET VARIABLE erased_tokens = ?::VARCHAR[]", [tokens])
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE _erased AS SELECT who FROM (SELECT DISTINCT {who} AS who FROM {view}) "
+        f"WHERE who IS NOT NULL AND list_contains(getvariable('erased_tokens'), {masking.hashed('who', _KEY)})"
+    )
+    return f"{who} IN (SELECT who FROM _erased)"

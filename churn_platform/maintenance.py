@@ -1,7 +1,8 @@
 """Upkeep: old versions of tables are removed by policy, and what killed processes left behind.
 
 Kept are, of every table, the versions of the last `CHURN_KEEP_VERSIONS_DAYS` days, and those that the champion, the
-challenger and the newest `CHURN_KEEP_MODELS` models were made of: these can be reproduced however old they are.
+challenger and the newest `CHURN_KEEP_MODELS` models were made of: these can be reproduced however old they are. What
+the endpoint answered is kept for `CHURN_KEEP_PREDICTIONS_DAYS` days.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from churn_platform import provenance
+from churn_platform import prediction_log, provenance
 from churn_platform.resources import exports, retention
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import CHALLENGER, CHAMPION, Tracking
@@ -60,6 +61,11 @@ def prune(
     say(f"kept: the versions of the last {settings.keep_versions_days} days (CHURN_KEEP_VERSIONS_DAYS), and")
     for model, needed in _by_model(pinned).items():
         say(f"  what {model} was made of: " + ", ".join(f"{name}@{version}" for name, version in needed))
+    place = prediction_log.segments(contract, settings)
+    days, rejected = prediction_log.prune(tables, place, settings.keep_predictions_days, dry_run)
+    if days or rejected:
+        old = f"{len(days):,} days older than {settings.keep_predictions_days} days, {rejected:,} rejected segments"
+        say(f"  {prediction_log.TABLE:<28} {verb} {old}")
     for name in tables.names():
         found = retention.prune(tables, name, pinned[name], settings.keep_versions_days, dry_run)
         report.tables[name] = found

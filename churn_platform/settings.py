@@ -14,13 +14,24 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 if TYPE_CHECKING:
     from churn_platform.contract import Contract
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# The two that run in places of their own: the Dagster code location with its commands, and the service.
+Part = Literal["platform", "endpoint"]
+
+# What staging and production need beside an online store. The endpoint reads neither tables nor Feast's registry.
+# Without a prediction log of their own the answers would end with the pod that gave them.
+_NEEDED = ("mlflow_tracking_uri", "prediction_log", "pii_key")
+_NEEDED_BY_THE_PLATFORM = ("warehouse", "feast_registry")
+
+
+_UNUSABLE = "the environment is not usable:"
 
 
 class SettingsError(ValueError):
@@ -54,19 +65,19 @@ class Settings(BaseSettings):
     )
     keep_versions_days: int = Field(30, ge=1, description="how long a table's version is kept once it is replaced")
     keep_models: int = Field(5, ge=0, description="what the newest so many models were trained on is kept for longer")
+    keep_predictions_days: int = Field(400, ge=1, description="how long what the endpoint answered is kept")
     dagster_port: int = Field(3000, ge=1, le=65535)
     serving_port: int = Field(8080, ge=1, le=65535)
 
-    @model_validator(mode="after")
-    def _servers_where_they_are_needed(self) -> Settings:
-        if self.environment != "local":
-            needed = ("warehouse", "mlflow_tracking_uri", "feast_registry", "pii_key")
-            missing = [f"CHURN_{name.upper()}" for name in needed if getattr(self, name) is None]
-            if self.redis is None and self.online_postgres is None:
-                missing.append("CHURN_REDIS (or CHURN_ONLINE_POSTGRES)")
-            if missing:
-                raise ValueError(f"CHURN_ENVIRONMENT={self.environment} also needs: {', '.join(missing)}.")
-        return self
+    def missing(self, part: Part) -> list[str]:
+        """The variables that a part of the platform cannot do without in this environment, and that are not set."""
+        if self.environment == "local":
+            return []
+        needed = [*_NEEDED, *(() if part == "endpoint" else _NEEDED_BY_THE_PLATFORM)]
+        missing = [f"CHURN_{name.upper()}" for name in needed if getattr(self, name) is None]
+        if self.redis is None and self.online_postgres is None:
+            missing.append("CHURN_REDIS (or CHURN_ONLINE_POSTGRES)")
+        return missing
 
     # -- where each store is, whatever was set
 
@@ -99,6 +110,11 @@ class Settings(BaseSettings):
         return self.mlflow_artifacts or str(self.home / "mlflow")
 
     @property
+    def online_database(self) -> Path:
+        """The file of the online store, where no server is named for it."""
+        return self.home / "online_store.db"
+
+    @property
     def registry(self) -> str:
         """Feast's registry."""
         return self.feast_registry or f"sqlite:///{self.home / 'feast_registry.db'}"
@@ -122,12 +138,23 @@ class Settings(BaseSettings):
 
 
 @lru_cache
-def settings() -> Settings:
+def settings(part: Part = "platform") -> Settings:
     """The settings of this process.
+
+    Args:
+        part: which part of the platform this process is; it needs no more than it uses.
 
     Raises:
         SettingsError: a variable is wrong or missing; all of them are listed.
     """
+    found = _read()
+    missing = found.missing(part)
+    if missing:
+        raise SettingsError(f"{_UNUSABLE}\n  CHURN_ENVIRONMENT={found.environment} also needs: {', '.join(missing)}.")
+    return found
+
+
+def _read() -> Settings:
     try:
         found = Settings()
     except ValidationError as error:
@@ -138,15 +165,14 @@ def settings() -> Settings:
 def _explain(error: ValidationError) -> str:
     def line(details: Any) -> str:
         name = ".".join(f"CHURN_{str(part).upper()}" for part in details["loc"])
-        message = details["msg"].removeprefix("Value error, ")
-        return f"  {name}: {message}" if name else f"  {message}"
+        return f"  {name}: {details['msg']}"
 
-    return "the environment is not usable:\n" + "\n".join(line(details) for details in error.errors())
+    return "\n".join([_UNUSABLE, *(line(details) for details in error.errors())])
 
 
 @lru_cache
 def contract() -> Contract:
-    """The contract that this process works by. Raises ContractError."""
+    """The contract that this process works by. Raises ContractError, or SettingsError where a variable is wrong."""
     from churn_platform import contract as module
 
-    return module.load(settings().contract)
+    return module.load(_read().contract)

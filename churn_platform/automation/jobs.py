@@ -1,4 +1,4 @@
-"""The jobs: a window's cycle, with and without a champion, and the retrain."""
+"""The jobs: a window's cycle, with and without a champion, the retrain, and the landing of the endpoint's answers."""
 
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ PREPARE = "prepare_window"
 CYCLE = "window_cycle"
 SCORE = "score_window"
 RETRAIN = "retrain"
+LAND_PREDICTIONS = "land_predictions"
 
 
 def jobs(contract: Contract) -> Jobs:
@@ -53,5 +54,11 @@ def jobs(contract: Contract) -> Jobs:
             selection=dg.AssetSelection.assets("training_set", "candidate_model", "champion"),
             tags=WRITES,
             description="Train a candidate on all mature labels, judge it by every gate, and promote it if all pass.",
+        ),
+        dg.define_asset_job(
+            LAND_PREDICTIONS,
+            selection=dg.AssetSelection.assets("prediction_log"),
+            tags=WRITES,
+            description="Bring what the endpoint answered into the table prediction_log.",
         ),
     ]

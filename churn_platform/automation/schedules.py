@@ -1,20 +1,24 @@
-"""Schedules: the daily look at the source, and the retrain by calendar for teams that want one."""
+"""Schedules: the daily look at the source, the landing of answers, and the retrain by calendar for who wants one."""
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from churn_platform import prediction_log
 from churn_platform.automation import state
-from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN
+from churn_platform.automation.jobs import CYCLE, LAND_PREDICTIONS, PREPARE, RETRAIN
 from churn_platform.automation.sensors import REASON, WINDOW, last_run, window_request
 from churn_platform.contract import Contract
 from churn_platform.ml import policy
+from churn_platform.resources.segments import FINISHED
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import Tracking
+from churn_platform.settings import Settings
 from churn_platform.sources import Source
 
 
 def schedules(contract: Contract) -> list[dg.ScheduleDefinition]:
     """Every schedule of a contract."""
-    return [_daily(contract), _monthly(contract)]
+    return [_daily(contract), _monthly(contract), _landing(contract)]
 
 
 def _daily(contract: Contract) -> dg.ScheduleDefinition:
@@ -78,3 +82,29 @@ def _monthly(contract: Contract) -> dg.ScheduleDefinition:
         return dg.RunRequest(run_key=f"monthly:{day}", tags={REASON: decision.reason, WINDOW: known[-1]})
 
     return monthly_retrain
+
+
+def _landing(contract: Contract) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        cron_schedule="*/5 * * * *",
+        job_name=LAND_PREDICTIONS,
+        name="prediction_log_landing",
+        execution_timezone=contract.time.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every five minutes: lands what the endpoint answered, if there is anything to land. It waits for "
+        "runs that write, and never asks for a second landing meanwhile.",
+    )
+    def prediction_log_landing(
+        context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        place = prediction_log.segments(contract, settings)
+        place.finish_left()
+        finished = place.names(FINISHED)
+        if not finished:
+            return dg.SkipReason("the endpoint has finished no segment of its log since the last landing")
+        unfinished = dg.RunsFilter(job_name=LAND_PREDICTIONS, statuses=NOT_FINISHED_STATUSES)
+        if context.instance.get_runs(unfinished, limit=1):
+            return dg.SkipReason("a landing is under way or waits for runs that write")
+        return dg.RunRequest(run_key=f"landing:{context.scheduled_execution_time.isoformat()}")
+
+    return prediction_log_landing

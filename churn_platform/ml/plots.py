@@ -99,6 +99,23 @@ def drift(columns: list[str], ratios: list[float], title: str) -> Figure:
     return figure
 
 
+def answers(days: list[str], by_version: dict[str, list[int]], high_risk: list[float]) -> Figure:
+    """The endpoint's answers by day, stacked by model version, and the share of them that was High Risk."""
+    figure = Figure(figsize=(7, 3.2))
+    axes = figure.subplots()
+    below = np.zeros(len(days))
+    for version, counts in by_version.items():
+        axes.bar(days, counts, bottom=below, label=f"version {version}")
+        below += counts
+    axes.set(ylabel="answers", title="answers by day and model version")
+    axes.tick_params(axis="x", rotation=30)
+    axes.legend(loc="upper left")
+    share = axes.twinx()
+    share.plot(days, high_risk, marker="o", color=_ORANGE)
+    share.set(ylabel="share High Risk", ylim=(0, 1))
+    return figure
+
+
 def performance(windows: list[str], live: list[float], promised: list[float]) -> Figure:
     """Live ROC AUC by window, against what the model showed when it was promoted."""
     figure = Figure(figsize=(7, 3.2))

@@ -1,0 +1,146 @@
+"""Segments: the files in which the endpoint leaves what it answered, until it is landed (docs/prediction_log.md).
+
+A segment is `<name>.jsonl`, a JSON object per line; while it is written, `<name>.jsonl.open`. Lines that could not be
+landed stand beside in `<name>.rejected`. They lie in a folder, or under an s3:// prefix.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from fsspec import AbstractFileSystem
+
+FINISHED, OPEN, REJECTED = ".jsonl", ".jsonl.open", ".rejected"
+_PART = ".part"  # being written, or left by a process that was killed at it
+_LEFT_SECONDS = 60  # a segment is made before its writer locks it: what is younger is never taken for left
+_CHUNK = 16 * 1024 * 1024  # bytes of lines at a time
+
+
+class Segments:
+    """The segments of a contract."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+
+    @cached_property
+    def _place(self) -> tuple[AbstractFileSystem, str]:
+        import fsspec
+
+        filesystem, folder = fsspec.url_to_fs(self.root, use_listings_cache=False)
+        return filesystem, str(folder)
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in self.root
+
+    def _path(self, name: str) -> str:
+        return f"{self._place[1]}/{name}"
+
+    def names(self, ending: str) -> dict[str, int]:
+        """The files of a kind and their sizes in bytes, oldest first; `ending` is FINISHED, OPEN or REJECTED."""
+        filesystem, folder = self._place
+        try:
+            listed = filesystem.ls(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        found = {str(entry["name"]).rpartition("/")[2]: int(entry["size"] or 0) for entry in listed}
+        return {name: found[name] for name in sorted(found) if name.endswith(ending)}
+
+    def written_at(self, name: str) -> datetime:
+        """When a file was last written."""
+        moment: datetime = self._place[0].modified(self._path(name))
+        return moment.replace(tzinfo=moment.tzinfo or UTC)
+
+    def chunks(self, name: str) -> Iterator[list[bytes]]:
+        """The lines of a file, some at a time; each ends as it does there, so that one that was cut can be told."""
+        with self._place[0].open(self._path(name), "rb") as file:
+            while lines := file.readlines(_CHUNK):
+                yield lines
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, in place of an earlier one, whole or not at all."""
+        if not self._is_local:
+            self._place[0].pipe_file(self._path(name), data)
+            return
+        part = Path(self._path(name) + _PART)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._path(name))
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is gone already is no error."""
+        try:
+            self._place[0].rm_file(self._path(name))
+        except FileNotFoundError:
+            return
+
+    def finish_left(self) -> None:
+        """Finish what a killed process was writing, and remove what another left half-written.
+
+        Whether somebody writes a segment is told by the lock that its writer holds. That is known on this machine only;
+        in S3 there are no open segments.
+        """
+        if not self._is_local:
+            return
+        for name in self.names(_PART):
+            self.remove(name)
+        for name in self.names(OPEN):
+            path = Path(self._path(name))
+            try:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
+                        path.replace(path.with_suffix(""))
+            except (FileNotFoundError, BlockingIOError):  # finished meanwhile, or being written
+                continue
+
+    # -- erasure
+
+    def holding(self, forms: Collection[str]) -> list[str]:
+        """The finished and rejected segments that may name a customer, who is called by any of `forms`."""
+        names = [*self.names(FINISHED), *self.names(REJECTED)]
+        return [name for name in names if any(_names(line, forms) for lines in self.chunks(name) for line in lines)]
+
+    def erase(self, forms: Collection[str]) -> int:
+        """Take a customer's lines out of all segments that nobody writes; returns how many they were.
+
+        A line that cannot be read goes when the customer's key stands anywhere in it, or when it was cut.
+        """
+        self.finish_left()
+        removed = 0
+        for name in self.holding(forms):
+            lines = [line for chunk in self.chunks(name) for line in chunk]
+            kept = [line for line in lines if not _names(line, forms)]
+            removed += len(lines) - len(kept)
+            if kept:
+                self.put(name, b"".join(kept))
+            else:
+                self.remove(name)
+        return removed
+
+
+def _names(line: bytes, forms: Collection[str]) -> bool:
+    """Whether a line may be about a customer."""
+    try:
+        said: Any = json.loads(line)
+        return str(said["customer"]) in forms
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    if not line.endswith(b"\n"):
+        return bool(forms)
+    text = line.decode(errors="backslashreplace")
+    written = {form for key in forms for form in (key, json.dumps(key)[1:-1])}
+    return any(re.search(rf"(?<![0-9A-Za-z]){re.escape(form)}(?![0-9A-Za-z])", text) for form in written)
