@@ -21,6 +21,7 @@ PRODUCTION = {
     "CHURN_WAREHOUSE": "s3://bucket/tables",
     "CHURN_MLFLOW_TRACKING_URI": "http://mlflow",
     "CHURN_FEAST_REGISTRY": "postgresql+psycopg2://host/feast",
+    "CHURN_PREDICTION_LOG": "s3://bucket/predictions",
     "CHURN_REDIS": "redis:6379",
     "CHURN_PII_KEY": SECRET,
 }
@@ -53,6 +54,28 @@ def test_an_empty_variable_counts_as_missing(home: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv(each, "" if each == name else value)
     with pytest.raises(SettingsError, match=name):
         settings()
+
+
+NOT_THE_ENDPOINTS = ("CHURN_WAREHOUSE", "CHURN_FEAST_REGISTRY")
+
+
+def test_the_endpoint_needs_no_more_than_it_uses(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PRODUCTION.items():
+        if name not in NOT_THE_ENDPOINTS:
+            monkeypatch.setenv(name, value)
+    assert settings("endpoint").redis == "redis:6379"
+    assert contract().name  # which needs no server at all
+    with pytest.raises(SettingsError) as caught:
+        settings()
+    assert all(name in str(caught.value) for name in NOT_THE_ENDPOINTS)
+
+
+def test_the_endpoint_lists_everything_that_it_misses(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHURN_ENVIRONMENT", "staging")
+    with pytest.raises(SettingsError) as caught:
+        settings("endpoint")
+    for name in list(PRODUCTION)[1:]:
+        assert (name in str(caught.value)) == (name not in NOT_THE_ENDPOINTS)
 
 
 @pytest.mark.parametrize(
