@@ -15,14 +15,10 @@ from feast.types import Float64, String
 
 from churn_platform import settings
 from churn_platform.contract import SNAPSHOT_TIME
+from features.online import view_name
 
 if TYPE_CHECKING:
     from churn_platform.contract import Contract
-
-
-def view_name(contract: Contract) -> str:
-    """The feature view's name, with the version of the definitions."""
-    return f"customer_features_v{contract.features.version}"
 
 
 def service_name(contract: Contract) -> str:

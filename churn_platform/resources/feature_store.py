@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from datetime import UTC, datetime
+import weakref
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from churn_platform.contract import SNAPSHOT_TIME
+from features.online import Layout, Sample, SampleRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from feast import RepoConfig
 
     from churn_platform.contract import Contract
-    from churn_platform.resources.online_writer import Layout, Writer, Written
+    from churn_platform.resources.online_writer import Writer, Written
     from churn_platform.settings import Settings
+
+SAMPLE = 20  # customers whom the endpoint compares its own read of with Feast's
 
 
 class FeatureStoreError(RuntimeError):
@@ -43,8 +46,10 @@ def repo_config(contract: Contract, settings: Settings, offline: bool) -> RepoCo
     """
     from feast import RepoConfig
 
-    online: dict[str, Any] = {"type": "sqlite", "path": str(settings.home / "online_store.db")}
-    if settings.redis is not None:
+    online: dict[str, Any] = {"type": "sqlite", "path": str(settings.online_database)}
+    if settings.online_postgres is not None:
+        online = _postgres(settings.online_postgres, Layout.of(contract))
+    elif settings.redis is not None:
         online = {"type": "redis", "connection_string": f"{settings.redis},socket_timeout=2"}
     return RepoConfig(
         project=contract.name,
@@ -54,6 +59,35 @@ def repo_config(contract: Contract, settings: Settings, offline: bool) -> RepoCo
         online_store=online,
         entity_key_serialization_version=3,
     )
+
+
+def _postgres(url: str, layout: Layout) -> dict[str, Any]:
+    """Feast's configuration of a PostgreSQL online store.
+
+    Raises:
+        FeatureStoreError: the names do not fit in PostgreSQL, which would cut them off.
+    """
+    from psycopg.conninfo import conninfo_to_dict
+
+    if len(layout.table) > 63:
+        raise FeatureStoreError(
+            f"PostgreSQL's names have at most 63 characters and {layout.table} has {len(layout.table)}: give the "
+            "contract a shorter name, or use Redis."
+        )
+    parts = conninfo_to_dict(url)
+    found: dict[str, Any] = {
+        "type": "postgres",
+        "host": parts.get("host", "localhost"),
+        "port": int(parts.get("port") or 5432),
+        "database": parts.get("dbname") or parts.get("user", "postgres"),
+        "user": parts.get("user", "postgres"),
+        "password": parts.get("password", ""),
+        "sslmode": parts.get("sslmode", "prefer"),
+    }
+    for name in ("sslkey", "sslcert", "sslrootcert"):
+        if name in parts:
+            found[f"{name}_path"] = parts[name]
+    return found
 
 
 def import_feast() -> None:
@@ -87,7 +121,11 @@ class FeatureStore:
         from feast import FeatureStore as Feast
 
         self.settings.home.mkdir(parents=True, exist_ok=True)
-        return Feast(config=repo_config(self.contract, self.settings, self.offline))
+        store = Feast(config=repo_config(self.contract, self.settings, self.offline))
+        if self.settings.online_postgres is not None:
+            online: Any = store._get_provider().online_store  # noqa: SLF001 - Feast never closes its connection
+            weakref.finalize(store, lambda: online._conn and online._conn.close())  # noqa: SLF001
+        return store
 
     @cached_property
     def definitions(self) -> ModuleType:
@@ -100,17 +138,17 @@ class FeatureStore:
     @cached_property
     def references(self) -> list[str]:
         """Feast's names of the contract's features."""
-        return [f"{self.definitions.view_name(self.contract)}:{name}" for name in self.contract.feature_names]
+        return [f"{self._layout.view}:{name}" for name in self.contract.feature_names]
 
     def apply(self, table: str) -> list[str]:
         """Register entity, view and service; returns their names. `table` is the Delta table of the features."""
         definitions = self.definitions
         view = definitions.feature_view(self.contract, table)
         objects = [definitions.entity(self.contract), view, definitions.feature_service(self.contract, view)]
-        if self.settings.redis is None:
+        if self.settings.redis is None and self.settings.online_postgres is None:
             from churn_platform.resources.online_writer import create_sqlite
 
-            create_sqlite(self.settings.home / "online_store.db")
+            create_sqlite(self.settings.online_database)
         self.feast.apply(objects)
         return [thing.name for thing in objects]
 
@@ -144,24 +182,16 @@ class FeatureStore:
 
     @cached_property
     def _layout(self) -> Layout:
-        from churn_platform.resources.online_writer import Layout
-
-        customer = self.contract.customer
-        return Layout(
-            project=self.contract.name,
-            view=self.definitions.view_name(self.contract),
-            features=tuple(self.contract.feature_names),
-            customer=customer.name,
-            integer_customers=customer.type == "integer",
-        )
+        return Layout.of(self.contract)
 
     def _writer(self) -> Writer:
-        from churn_platform.resources.online_writer import RedisWriter, SqliteWriter
+        from churn_platform.resources.online_writer import PostgresWriter, RedisWriter, SqliteWriter
 
-        config = self.feast.config
+        if self.settings.online_postgres is not None:
+            return PostgresWriter(self.settings.online_postgres, self._layout)
         if self.settings.redis is not None:
-            return RedisWriter(config, self._layout)
-        return SqliteWriter(Path(config.online_store.path), self._layout)
+            return RedisWriter(self.feast.config, self._layout)
+        return SqliteWriter(self.settings.online_database, self._layout)
 
     def materialize(
         self,
@@ -189,13 +219,40 @@ class FeatureStore:
         """
         from churn_platform.resources import online_writer
 
-        return online_writer.materialize(con, view, self._layout, self._writer(), progress, until=until)
+        writer = self._writer()
+        writer.drop_samples()  # of values that may be others from now on
+        counts = online_writer.materialize(con, view, self._layout, writer, progress, until=until)
+        writer.keep_sample(self._sample(con, view).to_json())
+        return counts
+
+    def _sample(self, con: duckdb.DuckDBPyConnection, view: str) -> Sample:
+        """What Feast reads of a few customers of a view, always the same ones of the same view."""
+        import feast
+        import pyarrow as pa
+
+        from churn_platform.engine import identifier
+        from churn_platform.resources.online_writer import entity_keys
+
+        key = identifier(self.contract.customer.name)
+        kind = "BIGINT" if self._layout.integer_customers else "VARCHAR"
+        chosen = con.execute(
+            f"SELECT CAST({key} AS {kind}) FROM {identifier(view)} ORDER BY hash({key}) LIMIT {SAMPLE}"
+        ).fetchall()
+        customers = list(dict.fromkeys(customer for (customer,) in chosen))  # each once
+        keys = entity_keys(pa.array(customers, pa.int64() if kind == "BIGINT" else pa.string()), self._layout)
+        rows = [
+            SampleRow(key.hex(), row.pop(SNAPSHOT_TIME).timestamp(), list(row.values()))
+            for key, row in zip(keys.to_pylist(), self.online(customers), strict=True)
+            if row is not None
+        ]
+        return Sample(feast.__version__, self.contract.feature_names, rows)
 
     def forget(self, customers: list[Any]) -> int:
         """Remove customers from the online store, all versions of their features; returns how many were there.
 
         On SQLite their bytes are gone from the file as well. Redis drops them from memory; what it saved to disk
-        before (RDB, AOF) is its operator's to write anew.
+        before (RDB, AOF) is its operator's to write anew, as PostgreSQL's log and backups are. The sample that Feast
+        read goes too, until features are brought online again.
         """
         import pyarrow as pa
 
@@ -203,7 +260,11 @@ class FeatureStore:
 
         kind = pa.int64() if self._layout.integer_customers else pa.string()
         keys = online_writer.entity_keys(pa.array(customers, kind), self._layout)
-        return self._writer().delete(keys.to_pylist()) if customers else 0
+        if not customers:
+            return 0
+        writer = self._writer()
+        writer.drop_samples()
+        return writer.delete(keys.to_pylist())
 
     def online(self, customers: list[Any]) -> list[dict[str, Any] | None]:
         """What is served for customers: the features and `snapshot_time`, or None for one who is not known."""
@@ -212,15 +273,18 @@ class FeatureStore:
         key = self.contract.customer.name
         answer = self.feast.get_online_features(
             features=self.references, entity_rows=[{key: customer} for customer in customers]
-        ).to_dict(include_event_timestamps=True)
-        names = self.contract.feature_names
+        )
+        values, names = answer.to_dict(), self.contract.feature_names
+        columns = dict(zip(answer.proto.metadata.feature_names.val, answer.proto.results, strict=True))
+        times = [columns[name].event_timestamps for name in names]
         rows: list[dict[str, Any] | None] = []
         for position in range(len(customers)):
-            stamps = [answer[f"{name}__ts"][position] for name in names]
-            if not any(stamps):
+            stamps = [(column[position].seconds, column[position].nanos) for column in times]
+            seconds, nanos = max(stamps)
+            if not seconds:
                 rows.append(None)
                 continue
-            row = {name: answer[name][position] for name in names}
-            row[SNAPSHOT_TIME] = datetime.fromtimestamp(max(stamps), UTC)
+            row = {name: values[name][position] for name in names}
+            row[SNAPSHOT_TIME] = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=nanos // 1000)
             rows.append(row)
         return rows

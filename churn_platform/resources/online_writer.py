@@ -4,11 +4,11 @@ Feast builds a protobuf object per value, which costs about 100 microseconds a c
 same bytes are built a column at a time, and the store is written in large pieces. What lies in the store afterwards is
 to the last byte what Feast 0.67 would have written, so that Feast reads it as its own; the tests compare the two.
 
-Both writers keep three promises that Feast's do not:
+All writers keep three promises that Feast's do not:
 
 - An older snapshot never replaces a newer one, decided inside the store: in a transaction that holds SQLite's write
-  lock, in a script that Redis runs as one command. Of the same time, other values replace the present ones: they were
-  computed again.
+  lock or the lock of PostgreSQL's table, in a script that Redis runs as one command. Of the same time, other values
+  replace the present ones: they were computed again.
 - Only what changed is written.
 - A reader sees a customer's features of one snapshot, never of two: all of them change in one transaction or command.
 
@@ -39,6 +39,7 @@ from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyp
 
 from churn_platform.contract import SNAPSHOT_TIME
 from churn_platform.engine import identifier, literal
+from features.online import SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     import duckdb
     from feast import RepoConfig
     from numpy.typing import NDArray
+    from psycopg import Connection, Cursor
+
+    from features.online import Layout
 
 T = TypeVar("T")
 
@@ -76,17 +80,6 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What Feast derives its names from: the project, the feature view and its features, and the customer's key."""
-
-    project: str
-    view: str
-    features: tuple[str, ...]
-    customer: str
-    integer_customers: bool
-
-
-@dataclass(frozen=True)
 class Batch:
     """Some customers in Feast's bytes, one entry per customer in each array."""
 
@@ -113,6 +106,12 @@ class Writer(Protocol):
 
     def delete(self, keys: Sequence[bytes]) -> int:
         """Remove customers by their entity keys from every version of the view; returns how many were there."""
+
+    def keep_sample(self, sample: str) -> None:
+        """Keep what Feast read of a few customers beside the features, in place of the view's sample before."""
+
+    def drop_samples(self) -> None:
+        """Remove the samples of every version of the view."""
 
 
 def materialize(
@@ -255,7 +254,7 @@ class SqliteWriter:
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path = path
         self.layout = layout
-        self.table = f"{layout.project}_{layout.view}"
+        self.table = layout.table
         self._names = ", ".join(literal(name) for name in sorted(layout.features))
 
     def write(
@@ -389,6 +388,27 @@ class SqliteWriter:
             con.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return len(found)
 
+    def keep_sample(self, sample: str) -> None:
+        """See Writer."""
+        with closing(self._connect()) as con:
+            con.execute(_SAMPLES_TABLE.format(SAMPLES))
+            con.execute(
+                f"INSERT OR REPLACE INTO {SAMPLES} (project, view, sample) VALUES (?, ?, ?)",
+                [self.layout.project, self.layout.view, sample],
+            )
+
+    def drop_samples(self) -> None:
+        """See Writer."""
+        if not self.path.exists():
+            return
+        with closing(self._connect()) as con:
+            con.execute("PRAGMA secure_delete = ON")
+            if con.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [SAMPLES]).fetchone():
+                con.execute(f"DELETE FROM {SAMPLES} WHERE project = ?", [self.layout.project])
+
+
+_SAMPLES_TABLE = "CREATE TABLE IF NOT EXISTS {} (project TEXT, view TEXT, sample TEXT, PRIMARY KEY (project, view))"
+
 
 def _unversioned(view: str) -> str:
     """A view's name without the number of its version."""
@@ -498,3 +518,127 @@ class RedisWriter:
         for start in range(0, len(keys), 1000):
             found += self.client.delete(*(key + self.layout.project.encode() for key in keys[start : start + 1000]))
         return found
+
+    def keep_sample(self, sample: str) -> None:
+        """See Writer."""
+        self.client.hset(self.layout.samples, self.layout.view, sample)
+
+    def drop_samples(self) -> None:
+        """See Writer."""
+        self.client.delete(self.layout.samples)
+
+
+# -- PostgreSQL
+
+_CHOOSE = """\
+WITH held AS MATERIALIZED (
+  SELECT entity_key, i.event_ts AS at, max(t.event_ts) AS newest,
+    count(*) FILTER (WHERE t.event_ts = i.event_ts AND t.value = i.value) AS same
+  FROM incoming i LEFT JOIN {table} t USING (entity_key, feature_name) GROUP BY entity_key, i.event_ts
+), chosen AS MATERIALIZED (
+  SELECT entity_key FROM held
+  WHERE (newest IS NULL OR newest <= greatest(at, %(until)s::timestamptz)) AND same < %(features)s
+), written AS (
+  INSERT INTO {table} (entity_key, feature_name, value, value_text, event_ts)
+  SELECT entity_key, feature_name, value, value_text, event_ts FROM incoming JOIN chosen USING (entity_key)
+  ON CONFLICT (entity_key, feature_name) DO UPDATE SET value = excluded.value, value_text = excluded.value_text,
+    event_ts = excluded.event_ts, vector_value = NULL, created_ts = NULL
+)
+SELECT (SELECT count(*) FROM chosen), count(*) FILTER (WHERE newest > greatest(at, %(until)s::timestamptz)), count(*)
+FROM held
+"""
+
+
+class PostgresWriter:
+    """Feast's PostgreSQL online store: a row per customer and feature, in the schema `public`.
+
+    Times are written as instants. Feast writes them without a zone, and so shifted where the server's is not UTC.
+    """
+
+    texts = True
+    order = True
+
+    def __init__(self, url: str, layout: Layout) -> None:
+        self.url = url
+        self.layout = layout
+        self.table = f"public.{identifier(layout.table)}"
+
+    def write(
+        self, batches: Iterable[Batch], progress: Callable[[int], None], until: datetime | None = None
+    ) -> Written:
+        """See Writer. One transaction per batch."""
+        counts = Written()
+        with self._connect() as con, con.cursor() as cursor:
+            if not self._exists(cursor, self.layout.table):
+                raise OnlineStoreError(
+                    f"the online store has no table {self.layout.table}: apply the feature store's definitions first."
+                )
+            cursor.execute(
+                "CREATE TEMP TABLE incoming (entity_key BYTEA, feature_name TEXT, value BYTEA, value_text TEXT, "
+                "event_ts TIMESTAMPTZ) ON COMMIT DELETE ROWS"
+            )
+            for batch in batches:
+                with con.transaction():
+                    counts += self._write(cursor, batch, until)
+                progress(counts.customers)
+        return counts
+
+    def _connect(self) -> Connection[Any]:
+        import psycopg
+
+        return psycopg.connect(self.url, autocommit=True)
+
+    @staticmethod
+    def _exists(cursor: Cursor[Any], table: str) -> bool:
+        found = cursor.execute("SELECT to_regclass(%s)", [f"public.{identifier(table)}"]).fetchone()
+        return found is not None and found[0] is not None
+
+    def _write(self, cursor: Cursor[Any], batch: Batch, until: datetime | None) -> Written:
+        columns = ("entity_key", "feature_name", "value", "value_text", "event_ts")
+        with cursor.copy(f"COPY incoming ({', '.join(columns)}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(["bytea", "text", "bytea", "text", "timestamptz"])
+            times = [moment.replace(tzinfo=UTC) for moment in batch.times.astype("datetime64[us]").tolist()]
+            keys = batch.keys.to_pylist()
+            for name, values, texts in zip(self.layout.features, batch.values, batch.texts, strict=True):
+                for key, value, text, at in zip(keys, values.to_pylist(), texts.to_pylist(), times, strict=True):
+                    copy.write_row((key, name, value, text, at))
+        cursor.execute("ANALYZE incoming")
+        cursor.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")  # nobody else writes; others read
+        cursor.execute(_CHOOSE.format(table=self.table), {"until": until, "features": len(self.layout.features)})
+        written, kept, customers = cursor.fetchall()[0]
+        return Written(written, customers - written - kept, kept)
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        """See Writer. What the server keeps of the past (its log, backups) is its operator's to remove."""
+        view = re.compile(re.escape(f"{self.layout.project}_{_unversioned(self.layout.view)}") + r"\d+")
+        with self._connect() as con, con.cursor() as cursor:
+            names = cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            tables = [f"public.{identifier(name)}" for (name,) in names if view.fullmatch(name)]
+            found = set()
+            with con.transaction():
+                for table in tables:
+                    gone = cursor.execute(
+                        f"DELETE FROM {table} WHERE entity_key = ANY(%s) RETURNING entity_key", [list(keys)]
+                    )
+                    found |= {key for (key,) in gone.fetchall()}
+            for table in tables:
+                cursor.execute(f"VACUUM {table}")
+        return len(found)
+
+    def keep_sample(self, sample: str) -> None:
+        """See Writer."""
+        with self._connect() as con, con.transaction():
+            con.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [SAMPLES])  # two cannot make a table at once
+            con.execute(_SAMPLES_TABLE.format(f"public.{SAMPLES}"))
+            con.execute(
+                f"INSERT INTO public.{SAMPLES} (project, view, sample) VALUES (%s, %s, %s) "
+                "ON CONFLICT (project, view) DO UPDATE SET sample = excluded.sample",
+                [self.layout.project, self.layout.view, sample],
+            )
+
+    def drop_samples(self) -> None:
+        """See Writer."""
+        with self._connect() as con, con.cursor() as cursor:
+            if self._exists(cursor, SAMPLES):
+                cursor.execute(f"DELETE FROM public.{SAMPLES} WHERE project = %s", [self.layout.project])
+                cursor.execute(f"VACUUM public.{SAMPLES}")
