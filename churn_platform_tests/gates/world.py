@@ -1,11 +1,13 @@
 """A small platform with a champion that serves: the place into which every bad model is brought.
 
 Nothing in it is played. The training set is made up, with months of independent customers; the champion is trained on
-the first four of them by the real assets and answers through the real predictor, from a real online store.
+the first four of them by the real assets, and answers as the endpoint answers: compiled, through the endpoint's own
+line-up and scorer, from a real online store.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from dataclasses import dataclass, field
@@ -26,10 +28,14 @@ from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
 from churn_platform.ml import models, retrials, training
+from churn_platform.ml.compiled import compile_model
 from churn_platform.ml.splits import split
-from churn_platform.resources.tracking import CHALLENGER, PARAMETERS
+from churn_platform.resources.tracking import CHALLENGER, PARAMETERS, Tracking
 from churn_platform_tests import graph
-from serving.predictor import Predictor
+from serving import online
+from serving.lineup import Keeper
+from serving.registry import Cache, SqliteRegistry, Version
+from serving.scorer import Question, Scorer
 
 MONTHS, CUSTOMERS = 8, 300
 GATES = (
@@ -93,26 +99,33 @@ class World:
             made = self.shop.materialize("candidate_model", "champion")
             assert made.success, (graph.why(made), self.failed(made))
             self.whole = self.record(self.rows)
-            self.predictor.refresh()
+            self.state()
 
     @property
     def contract(self) -> Contract:
         return self.shop.contract
 
     @cached_property
-    def predictor(self) -> Predictor:
+    def keeper(self) -> Keeper:
+        """The endpoint's own: it loads, warms and verifies whoever the registry names."""
+        registry = _Registry(self.shop.tracking, self.fitted)
+        return Keeper(self.contract, registry, Cache(self.shop.home / "serving"))
+
+    @cached_property
+    def scorer(self) -> Scorer:
         """The endpoint's own, without HTTP around it."""
-        return Predictor(self.contract, self.shop.tracking, connect=lambda: self.shop.store)
+        store = online.connect(self.contract, self.shop.settings)
+        return Scorer(self.contract, store, lineup=lambda: self.keeper.lineup)
 
     def state(self) -> State:
         """The champion, the log and what the endpoint answers."""
-        self.predictor.refresh()
+        self.keeper.look()
+        assert not self.keeper.registry_problem, self.keeper.registry_problem
+        asked = [Question(f"c{number}") for number in range(5)]
+        answers = [answer for answer in asyncio.run(self.scorer.answer(asked)) if isinstance(answer, dict)]
+        assert len(answers) == len(asked), "the endpoint does not answer"
         log = promotion.entries(self.shop.tables)
-        return State(
-            self.shop.alias(),
-            [(entry.event, entry.version) for entry in log],
-            [self.predictor.predict(f"c{number}") for number in range(5)],
-        )
+        return State(self.shop.alias(), [(entry.event, entry.version) for entry in log], answers)
 
     # -- making candidates
 
@@ -205,6 +218,19 @@ class World:
     def challenger(self) -> str | None:
         """The version that stands for promotion."""
         return self.shop.alias(CHALLENGER)
+
+
+class _Registry(SqliteRegistry):
+    """The registry as the endpoint reads it; a model is compiled when it is fetched."""
+
+    def __init__(self, tracking: Tracking, reference: pd.DataFrame) -> None:
+        super().__init__(tracking.settings.home / "mlflow.db", tracking.model_name)
+        self.tracking, self.reference = tracking, reference
+
+    def fetch(self, version: Version, target: Path) -> None:
+        """See Registry."""
+        found = self.tracking.load(self.tracking.version(version.version))
+        compile_model(self.tracking.contract, found.pipeline, found.threshold, self.reference).save(target)
 
 
 def noise(rows: int, seed: int = 11) -> np.random.Generator:
