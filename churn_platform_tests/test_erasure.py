@@ -13,14 +13,14 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from churn_platform import erasure
+from churn_platform import erasure, prediction_log
 from churn_platform.engine import connection
 from churn_platform.ml.masking import derived, pseudonym
 from churn_platform.resources import removal
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import REFERENCE
 from churn_platform.settings import PROJECT
-from churn_platform_tests import graph, people
+from churn_platform_tests import answers, graph, people
 from churn_platform_tests.leaks import Scanner
 from churn_platform_tests.people import KEY, NOBODY, ZOE
 
@@ -39,6 +39,7 @@ HELD = (
     "customer_features",
     "churn_labels",
     "churn_scores",
+    "prediction_log",
 )
 
 
@@ -187,6 +188,7 @@ def erased(shop: people.World) -> people.World:
     """Zoe is erased, by the command; the erasure is killed once on the way."""
     with pytest.MonkeyPatch.context() as patch:
         graph.point_at(shop.settings, patch)
+        leave_answers(shop)
         shop.before = of_others(shop, TRACES[0])
         shop.reference = len(reference(shop))
         shop.found = [str(leak) for leak in shop.scan(TRACES[:1])[0]]
@@ -210,6 +212,18 @@ def erased(shop: people.World) -> people.World:
         shop.left = [str(leak) for leak in shop.scan(TRACES)[0]]
     graph.forget()
     return shop
+
+
+def leave_answers(shop: people.World) -> None:
+    """Answers that have landed, and segments that have not: finished, rejected, and left by a killed process."""
+    zoe, other = (
+        answers.line(n, customer=who) for n, who in enumerate((TRACES[0], pseudonym(KEY.encode(), "client-7")))
+    )
+    broken = zoe.replace(b'"arm"', b"arm")
+    answers.segment(shop, zoe, other, broken)
+    prediction_log.land(shop.tables, shop.contract, shop.settings, lambda _: None)
+    answers.segment(shop, zoe, other, number=2)
+    answers.segment(shop, other, zoe[:120], number=3, ending=".jsonl.open", age=3600)
 
 
 KILLED = """
@@ -238,6 +252,8 @@ def test_before_the_erasure_the_pseudonym_stands_in_tables_logs_and_the_online_s
     for table in HELD:
         assert f"/{table}/" in places
     assert "online_store.db" in places
+    for segment in ("-1.rejected", "-2.jsonl", "-3.jsonl.open"):
+        assert segment in places
 
 
 def test_after_the_erasure_no_byte_tells_of_the_person(erased):
@@ -249,6 +265,12 @@ def test_after_the_erasure_no_byte_tells_of_the_person(erased):
 def test_nobody_else_lost_a_row(erased):
     for name in HELD:
         pd.testing.assert_frame_equal(erased.before[name], erased.after[name])
+
+
+def test_answers_about_others_that_had_not_landed_are_there_still(erased):
+    left = [path.read_bytes() for path in sorted(answers.folder(erased).glob("*host-77-*"))]
+    other = answers.line(1, customer=pseudonym(KEY.encode(), "client-7"))
+    assert left == [b"", other, other]
 
 
 def test_the_command_says_what_it_did_without_naming_the_person(erased):

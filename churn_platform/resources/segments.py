@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FINISHED, OPEN, REJECTED = ".jsonl", ".jsonl.open", ".rejected"
 _PART = ".part"  # being written, or left by a process that was killed at it
 _LEFT_SECONDS = 60  # a segment is made before its writer locks it: what is younger is never taken for left
-_CHUNK = 16 * 1024 * 1024  # bytes of lines at a time
+_CHUNK = 16 * 1024 * 1024  # bytes that are read at a time
 
 
 class Segments:
@@ -64,9 +64,13 @@ class Segments:
 
     def chunks(self, name: str) -> Iterator[list[bytes]]:
         """The lines of a file, some at a time; each ends as it does there, so that one that was cut can be told."""
+        rest = b""
         with self._place[0].open(self._path(name), "rb") as file:
-            while lines := file.readlines(_CHUNK):
-                yield lines
+            while data := file.read(_CHUNK):
+                *lines, rest = (rest + data).split(b"\n")
+                yield [line + b"\n" for line in lines]
+        if rest:
+            yield [rest]
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, in place of an earlier one, whole or not at all."""
@@ -110,37 +114,45 @@ class Segments:
     # -- erasure
 
     def holding(self, forms: Collection[str]) -> list[str]:
-        """The finished and rejected segments that may name a customer, who is called by any of `forms`."""
+        """The finished and rejected segments that name a customer, who is called by any of `forms`."""
         names = [*self.names(FINISHED), *self.names(REJECTED)]
         return [name for name in names if any(_names(line, forms) for lines in self.chunks(name) for line in lines)]
 
     def erase(self, forms: Collection[str]) -> int:
         """Take a customer's lines out of all segments that nobody writes; returns how many they were.
 
-        A line that cannot be read goes when the customer's key stands anywhere in it, or when it was cut.
+        A line that cannot be read goes when the customer's key stands anywhere in it. What was cut goes in any case:
+        the key may be what the cut went through.
         """
         self.finish_left()
         removed = 0
-        for name in self.holding(forms):
+        for name in [*self.names(FINISHED), *self.names(REJECTED)]:
             lines = [line for chunk in self.chunks(name) for line in chunk]
-            kept = [line for line in lines if not _names(line, forms)]
-            removed += len(lines) - len(kept)
-            if kept:
+            theirs = [_names(line, forms) for line in lines]
+            kept = [line for line, named in zip(lines, theirs, strict=True) if not named and not _was_cut(line)]
+            removed += sum(theirs)
+            if len(kept) < len(lines):
                 self.put(name, b"".join(kept))
-            else:
-                self.remove(name)
         return removed
 
 
 def _names(line: bytes, forms: Collection[str]) -> bool:
-    """Whether a line may be about a customer."""
-    try:
-        said: Any = json.loads(line)
+    """Whether a line is about a customer, as far as it can be read."""
+    said = _read(line)
+    if isinstance(said, dict) and "customer" in said:
         return str(said["customer"]) in forms
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    if not line.endswith(b"\n"):
-        return bool(forms)
     text = line.decode(errors="backslashreplace")
     written = {form for key in forms for form in (key, json.dumps(key)[1:-1])}
     return any(re.search(rf"(?<![0-9A-Za-z]){re.escape(form)}(?![0-9A-Za-z])", text) for form in written)
+
+
+def _was_cut(line: bytes) -> bool:
+    return not line.endswith(b"\n") and _read(line) is None
+
+
+def _read(line: bytes) -> Any:
+    """What a line says; None where it cannot be read."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -1,4 +1,4 @@
-"""The schedules: the daily look at the source, and the retrain by calendar."""
+"""The schedules: the daily look at the source, the landing of answers, and the retrain by calendar."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from churn_platform.automation.jobs import CYCLE
+from churn_platform.automation.jobs import CYCLE, LAND_PREDICTIONS
 from churn_platform.automation.sensors import REASON, WINDOW
 from churn_platform.sources.base import SourceError
-from churn_platform_tests import graph
+from churn_platform_tests import answers, graph
 
 JULY = "2023-07-01"
 MORNING = datetime(2023, 8, 2, 5, tzinfo=UTC)
@@ -24,7 +24,12 @@ def shop(tmp_path, monkeypatch):
 
 
 def tick(shop, name: str, source=None):
-    resources = {"source": source or shop.source, "tables": shop.tables, "tracking": shop.tracking}
+    resources = {
+        "source": source or shop.source,
+        "tables": shop.tables,
+        "tracking": shop.tracking,
+        "settings": shop.settings,
+    }
     schedule = shop.definitions.resolve_schedule_def(name)
     context = dg.build_schedule_context(
         instance=shop.instance,
@@ -97,3 +102,24 @@ def test_the_calendar_keeps_to_cooldown_and_budget(shop):
 def test_the_calendar_does_not_retrain_where_there_is_no_data(tmp_path, monkeypatch):
     empty = graph.empty(tmp_path).use(monkeypatch)
     assert tick(empty, "monthly_retrain").skip_message == "there is no window yet"
+
+
+@pytest.mark.parametrize("waiting", [None, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_answers_are_landed_when_there_are_some_and_by_one_run_at_a_time(tmp_path, monkeypatch, waiting):
+    shop = graph.make(tmp_path).use(monkeypatch)
+    assert "no segment" in tick(shop, "prediction_log_landing").skip_message
+    answers.segment(shop, answers.line())
+    if waiting is not None:
+        create_run_for_test(shop.instance, job_name=LAND_PREDICTIONS, status=waiting)
+        assert "under way" in tick(shop, "prediction_log_landing").skip_message
+        return
+    keys = {request.run_key for _ in range(2) for request in tick(shop, "prediction_log_landing").run_requests}
+    assert keys == {"landing:2023-08-02T05:00:00+00:00"}
+    assert shop.run(LAND_PREDICTIONS).success
+    assert "no segment" in tick(shop, "prediction_log_landing").skip_message
+
+
+def test_answers_that_a_killed_endpoint_left_are_landed_too(tmp_path, monkeypatch):
+    shop = graph.make(tmp_path).use(monkeypatch)
+    answers.segment(shop, answers.line(), ending=".jsonl.open", age=3600)
+    assert len(tick(shop, "prediction_log_landing").run_requests) == 1
