@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 export CHURN_HOME ?= $(CURDIR)/.churn
 
 .DEFAULT_GOAL := help
-.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training lint format clean lock check
+.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training bench-serving lint format clean lock check
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ bench-data: $(VENV)/.installed ## the data plane against the specification's own
 # BENCH_TRAINING=--short for a quick look, or other options of benchmarks/training.py
 bench-training: $(VENV)/.installed ## time and memory of training at 1e5 and 1e6 rows
 	@$(BIN)/python -m benchmarks.training $(BENCH_TRAINING)
+
+# BENCH_SERVING=--short for a quick look, or other options of benchmarks/serving; needs scripts/install_bench_tools.sh
+bench-serving: $(VENV)/.installed ## the endpoint against three other ways of serving the same model
+	@$(BIN)/python -m benchmarks.serving $(BENCH_SERVING)
 
 lint: $(VENV)/.installed ## style, types and definitions
 	@$(BIN)/ruff format --check .

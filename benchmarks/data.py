@@ -10,18 +10,16 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 import statistics
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from benchmarks import large
-from benchmarks.measure import Measurement, measure
+from benchmarks.measure import Measurement, machine, measure
 from benchmarks.specification import FEATURES
 from benchmarks.world import World, prepare
 
@@ -245,22 +243,7 @@ def _report(found: list[Measurement], big: dict[str, Any] | None) -> dict[str, A
         "growth": growth,
         "steps": entries,
         "large": big,
-        "machine": _machine(),
-    }
-
-
-def _machine() -> dict[str, Any]:
-    cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ", 1)[-1].splitlines()[0]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    versions = {name: version(name) for name in _LIBRARIES}
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory, 1),
-        "system": platform.platform(),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **versions,
+        "machine": machine(_LIBRARIES),
     }
 
 

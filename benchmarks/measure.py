@@ -9,16 +9,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import pandas as pd
 
@@ -118,6 +120,21 @@ def cpu_seconds() -> float:
     """What this process has used."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def machine(libraries: Iterable[str]) -> dict[str, Any]:
+    """What was measured on: processor, memory, system, the load that there was, and versions of libraries."""
+    cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ", 1)[-1].splitlines()[0]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory, 1),
+        "system": platform.platform(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+    }
 
 
 def step_of(way: str, step: str) -> Callable[[World], Callable[[], Outcome]]:
