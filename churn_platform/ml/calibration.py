@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Below so many rows an isotonic curve follows chance: Niculescu-Mizil and Caruana 2005, figure 7.
 ISOTONIC_FROM = 1000
 _GROUPS = 5
-_LEAST = 1e-4  # scores are drawn in by so much before their log-odds are taken: a forest says 0 and 1
+DRAWN_IN = 1e-4  # scores are drawn in by so much before their log-odds are taken: a forest says 0 and 1
 _TAIL = 1e-3  # the slope, relative, beyond the outermost blocks of an isotonic curve
 
 
@@ -194,6 +194,6 @@ FITS: dict[Method, Callable[[Array, Array], Curve | None]] = {
 
 
 def _log_odds(score: Array) -> Array:
-    drawn_in = _LEAST + (1 - 2 * _LEAST) * score
+    drawn_in = DRAWN_IN + (1 - 2 * DRAWN_IN) * score
     found: Array = np.log(drawn_in / (1 - drawn_in))
     return found

@@ -13,14 +13,12 @@ would move the customer.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from churn_platform.contract import Kind
-from churn_platform.ml import models
+from churn_platform.ml import models, reasons
 from churn_platform.ml.calibration import CalibratedModel
 
 if TYPE_CHECKING:
@@ -42,15 +40,6 @@ class UnexplainedError(RuntimeError):
     """A model cannot be explained here; the message says why, and what to do."""
 
 
-@dataclass(frozen=True)
-class Reason:
-    """What one feature of one customer did to the score."""
-
-    feature: str
-    contribution: float  # above 0: it raised the score; in the model's own unit
-    words: str
-
-
 class Explainer:
     """Explains the answers of one model.
 
@@ -66,10 +55,10 @@ class Explainer:
     def __init__(self, contract: Contract, model: Any, reference: pd.DataFrame) -> None:
         self.contract = contract
         known = models.frame(contract, reference)
-        self._usual = {name: float(known[name].median()) for name in contract.numeric_features}
-        pipeline = _underlying(model)
+        self._usual = usual(contract, known)
+        pipeline = underlying(model)
         self._encode, self._estimator = pipeline[:-1], pipeline[-1]
-        self._owner = _owners(contract, pipeline)
+        self._owner = owners(contract, pipeline)
         self._trees: Any = None
         if hasattr(self._estimator, "coef_"):
             self._mean = self._encode.transform(known).mean(axis=0)
@@ -101,7 +90,7 @@ class Explainer:
             return np.asarray(self._estimator.decision_function(encoded), dtype="float64")
         return np.asarray(self._estimator.predict_proba(encoded)[:, 1], dtype="float64")
 
-    def reasons(self, inputs: pd.DataFrame, most: int = 3, only_raising: bool = True) -> list[list[Reason]]:
+    def reasons(self, inputs: pd.DataFrame, most: int = 3, only_raising: bool = True) -> list[list[reasons.Reason]]:
         """For each row, the features that moved its score most, the strongest first.
 
         Args:
@@ -109,38 +98,20 @@ class Explainer:
             most: how many at most.
             only_raising: leave out what lowered the score.
         """
-        found = []
-        for values, row in zip(inputs.to_dict("records"), self.contributions(inputs), strict=True):
-            order = np.argsort(-row if only_raising else -np.abs(row), kind="stable")[:most]
-            moved = [int(place) for place in order if (row[place] > 0 if only_raising else row[place] != 0)]
-            names = [self.contract.feature_names[place] for place in moved]
-            found.append(
-                [
-                    Reason(name, float(row[place]), self.words(name, values[name]))
-                    for name, place in zip(names, moved, strict=True)
-                ]
-            )
-        return found
-
-    def words(self, name: str, value: Any) -> str:
-        """A feature's value in words, beside what is usual among the rows that the model was fitted on."""
-        feature = self.contract.feature_definitions[name]
-        described = self.contract.describe_feature(name)
-        if pd.isna(value):
-            return f"{described}: not known"
-        if self.contract.is_categorical(name):
-            return f"{described}: {value}"
-        beside = _beside(float(value), self._usual[name])
-        noun = "contact" if feature.table == "contacts" else "purchase"
-        if feature.description or feature.kind not in (Kind.recency_days, Kind.count):
-            return f"{described}: {_number(value)}{beside}"
-        if feature.kind is Kind.recency_days:
-            return f"no {noun} for {_counted(round(value), 'day')}{beside}"
-        many = _counted(round(value), noun) if value >= 0.5 else f"no {noun}"
-        return f"{many} in the last {_counted(feature.window_days or 0, 'day')}{beside}"
+        known: list[dict[str, Any]] = inputs.to_dict("records")  # type: ignore[assignment]
+        rows = zip(known, self.contributions(inputs), strict=True)
+        return [
+            reasons.reasons(self.contract, values, row, self._usual, most=most, only_raising=only_raising)
+            for values, row in rows
+        ]
 
 
-def _underlying(model: Any) -> Any:
+def usual(contract: Contract, known: pd.DataFrame) -> dict[str, float]:
+    """The median of each numeric feature; NaN where no row knows it."""
+    return {name: float(known[name].dropna().median()) for name in contract.numeric_features}
+
+
+def underlying(model: Any) -> Any:
     """The scikit-learn pipeline inside a model, calibrated or not.
 
     Raises:
@@ -166,53 +137,24 @@ def _shap() -> Any:
     return shap
 
 
-def _owners(contract: Contract, pipeline: Any) -> NDArray[np.int64]:
+def owners(contract: Contract, pipeline: Any) -> NDArray[np.int64]:
     """For each encoded column, the position of the feature that it was made of."""
     columns = pipeline.named_steps["columns"]
-    owners: list[str] = []
+    owned: list[str] = []
     if contract.numeric_features:
-        owners += contract.numeric_features
+        owned += contract.numeric_features
         numeric = columns.named_transformers_["numeric"]
         if hasattr(numeric, "named_steps"):
             indicator = numeric.named_steps["impute"].indicator_
-            owners += [contract.numeric_features[place] for place in indicator.features_]
+            owned += [contract.numeric_features[place] for place in indicator.features_]
     if contract.categorical_features:
         encoder = columns.named_transformers_["categorical"]
         infrequent = getattr(encoder, "infrequent_categories_", [None] * len(encoder.categories_))
         for name, known, rare in zip(contract.categorical_features, encoder.categories_, infrequent, strict=True):
             together = 0 if rare is None else len(rare) - 1  # the rare ones share a column
-            owners += [name] * (len(known) - together)
+            owned += [name] * (len(known) - together)
     place = {name: position for position, name in enumerate(contract.feature_names)}
-    return np.array([place[name] for name in owners], dtype="int64")
-
-
-def _beside(value: float, usual: float) -> str:
-    if np.isnan(usual):
-        return ""
-    if usual <= 0 or value < 0:
-        return f" (usual: {_number(usual)})"
-    ratio = value / usual
-    steps = [
-        (0.28, "far below the usual"),
-        (0.4, "a third of the usual"),
-        (0.6, "half of the usual"),
-        (0.9, "below the usual"),
-        (1.1, "about the usual"),
-        (1.7, "above the usual"),
-        (2.4, "twice the usual"),
-    ]
-    words = next((words for below, words in steps if ratio < below), "far above the usual")
-    return f", {words} {_number(usual)}"
-
-
-def _number(value: float) -> str:
-    if abs(value) >= 100 or float(value).is_integer():
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number:,} {what}s"
+    return np.array([place[name] for name in owned], dtype="int64")
 
 
 # ---------------------------------------------------------------------------------------------------- all customers

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from churn_platform.contract import Kind
 from churn_platform.ml import explanations, models, training
 from churn_platform.ml.calibration import CalibratedModel, Sigmoid
 from churn_platform.ml.explanations import Explainer, UnexplainedError
@@ -149,40 +148,6 @@ def test_features_that_only_a_number_or_only_text_have_are_explained():
     explainer = Explainer(contract, model, inputs)
     total = explainer.base + explainer.contributions(inputs).sum(axis=1)
     assert np.abs(total - explainer.score(inputs)).max() < 1e-9
-
-
-WORDS = [
-    ("quiet_days", 47.2, 12.0, "no purchase for 47 days, far above the usual 12"),
-    ("visits_30d", 2.0, 4.0, "2 purchases in the last 30 days, half of the usual 4"),
-    ("visits_30d", 1.0, 0.0, "1 purchase in the last 30 days (usual: 0)"),
-    ("visits_30d", 0.0, 4.0, "no purchase in the last 30 days, far below the usual 4"),
-    ("spent_90d", 1234.56, 600.0, "sum of paid, in the last 90 days: 1,235, twice the usual 600"),
-    ("basket_90d", 9.5, 10.0, "mean of paid, in the last 90 days: 9.5, about the usual 10"),
-    ("gap_90d", float("nan"), 10.0, "mean days between one purchase and the next, in the last 90 days: not known"),
-    ("months", 0.25, float("nan"), "months since the first purchase: 0.25"),
-]
-
-
-@pytest.mark.parametrize(("name", "value", "usual", "words"), WORDS, ids=[f"{w[0]}-{w[1]}" for w in WORDS])
-def test_a_value_reads_well(name, value, usual, words):
-    contract = changed(PURCHASES)
-    explainer = Explainer.__new__(Explainer)
-    explainer.contract, explainer._usual = contract, dict.fromkeys(contract.feature_names, usual)
-    assert explainer.words(name, value) == words
-
-
-def test_a_teams_own_description_and_a_category_are_used_as_they_are():
-    changes = ("age: {kind: column, table: customers, column: age}", "calls: {kind: count, window_days: 9}")
-    contract = changed(
-        graph.SIMULATED,
-        changes,
-        ("{kind: count, window_days: 30}", "{kind: count, window_days: 30, description: Buys}"),
-    )
-    explainer = Explainer.__new__(Explainer)
-    explainer.contract, explainer._usual = contract, dict.fromkeys(contract.feature_names, 2.0)
-    assert explainer.words("purchases_30d", 4.0) == "Buys, in the last 30 days: 4, twice the usual 2"
-    assert explainer.words("segment", "plus").endswith("(from customers): plus")
-    assert contract.feature_definitions["calls"].kind is Kind.count
 
 
 def test_the_figures_of_a_trained_model_are_drawn():
