@@ -7,48 +7,38 @@ everything heavy is imported in the worker, when it begins, and not at the top o
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-# Before numpy is imported. One row is one thread's work, and threads that wait for each other cost five sixths of
-# the throughput (measured with gradient boosting at 32 connections).
+# Before numpy is imported: one core is one worker's, and its threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# MLflow's own patience (seven retries of two minutes) would leave the refresh hanging while the registry is away.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import bentoml
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from _bentoml_sdk import Service  # no more public than this: hence the bound on BentoML
 
 from churn_platform.settings import contract, settings
+from serving.settings import serving_settings
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from serving.front import Endpoints
 
 
-class ServingSettings(BaseSettings):
-    """How the service runs. Every field is the environment variable CHURN_SERVING_<FIELD>."""
+class FrontedService(Service):  # type: ignore[misc] # BentoML has no types
+    """A service whose app stands behind ours (serving/front.py says why)."""
 
-    model_config = SettingsConfigDict(env_prefix="CHURN_SERVING_", extra="ignore", frozen=True)
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """BentoML's app, with ours before it."""
+        from serving.front import Front
 
-    refresh_seconds: float = Field(5, gt=0, description="between two looks at the registry's champion")
-    workers: int = Field(1, ge=1, description="processes that serve; each loads the model")
-
-
-CONFIGURED = ServingSettings()
+        return Front(super().to_asgi(is_main), lambda: bentoml.get_current_service().endpoints)
 
 
-async def http(scope: Scope, receive: Receive, send: Send) -> None:
-    """What BentoML mounts. A plain function and not the app itself, for two reasons.
-
-    The app is made in the worker; and BentoML passes by a mounted Starlette app on paths that it does not know,
-    which would then be answered by BentoML's own page in BentoML's own form.
-    """
-    await bentoml.get_current_service().app(scope, receive, send)
-
-
-@bentoml.service(workers=CONFIGURED.workers, traffic={"timeout": 30})
-@bentoml.asgi_app(http, path="/", name="churn")
+@bentoml.service(
+    service_class=FrontedService,
+    workers=serving_settings().workers,
+    traffic={"timeout": 30},
+    logging={"access": {"enabled": False}},
+)
 class ChurnService:
     """Serves the champion of the contract. Not ready, and says so, until there is one."""
 
@@ -56,34 +46,28 @@ class ChurnService:
     @staticmethod
     def check() -> None:
         """Fail in the supervisor, once and in words; a failing worker would be started again for ever."""
+        from serving.keys import KeysError, read
+        from serving.registry import RegistryError, registry
+
         try:
-            contract()
-        except ValueError as error:
+            found = settings("endpoint")
+            registry(contract(), found)
+            keys = serving_settings().api_keys_file
+            if keys is not None:
+                read(keys)
+            elif found.environment != "local":
+                raise SystemExit(
+                    f"CHURN_ENVIRONMENT={found.environment} asks for API keys: set CHURN_SERVING_API_KEYS_FILE "
+                    "to a file of lines name:sha256. `churn api-key NAME` makes such a line."
+                )
+        except (ValueError, KeysError, RegistryError) as error:
             raise SystemExit(str(error)) from None
 
     def __init__(self) -> None:
-        from churn_platform.resources.feature_store import FeatureStore
-        from churn_platform.resources.tracking import Tracking
-        from serving import app
-        from serving.predictor import Predictor, is_hashed
+        from serving.assembly import assemble
 
-        metrics = app.Metrics()
-        self.predictor = Predictor(
-            contract(),
-            tracking=Tracking(contract(), settings()),
-            connect=lambda: FeatureStore(contract(), settings(), offline=False),
-            key=settings().key if is_hashed(contract()) else None,
-            on_champion=metrics.champion_changed,
-        )
-        self.app = app.build(contract(), self.predictor, metrics)
-        # In a thread: /livez answers from the first moment, while the model is still loading.
-        self.predictor.start(CONFIGURED.refresh_seconds)
+        self.endpoints: Endpoints = assemble(contract(), settings("endpoint"), serving_settings())
 
     def __is_ready__(self) -> bool:
         """What BentoML's /readyz asks."""
-        return not self.predictor.problems
-
-    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    def stop(self) -> None:
-        """Let go of the registry."""
-        self.predictor.stop()
+        return not self.endpoints.problems
