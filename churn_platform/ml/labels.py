@@ -28,9 +28,10 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
     """The labels that matured in a window.
 
     Reads the view `validated_transactions` (or `validated_snapshots`), which holds the windows that
-    `ml.inputs.needed_for_labels` lists. Returns columns: the
-    customer's key, `snapshot_time` (the observation), `churned` (0 or 1) and `label_matured_at`. Only customers at risk
-    are labelled: those who bought within `active_within_days` before the observation.
+    `ml.inputs.needed_for_labels` lists. Returns columns: the customer's key, `snapshot_time` (the observation),
+    `churned` (0 or 1) and `label_matured_at`. Only customers at risk are labelled: those who were known, at the
+    observation, to have bought within `active_within_days` before it. Where rows have a time of arrival, one that
+    arrived later makes nobody a customer at risk, who would have no features at that time; in the horizon it counts.
     """
     if contract.snapshots is not None:
         return _from_snapshots(con, contract, window)
@@ -43,12 +44,15 @@ def build(con: duckdb.DuckDBPyConnection, contract: Contract, window: Window) ->
         end = days_after(observed, label.lead_days + label.horizon_days, contract.zone)
         since = days_after(observed, -label.active_within_days, contract.zone)
         within = f"{time} >= {_instant(start)} AND {time} < {_instant(end)}"
+        known = f"{time} < {_instant(observed)}"
+        if transactions.arrived is not None:  # a row lies in the window in which it arrived, an observation ends one
+            known += f" AND _window < {literal(observed.astimezone(contract.zone).date().isoformat())}"
         parts.append(
             f"SELECT {customer} AS {key}, {_instant(observed)} AS {SNAPSHOT_TIME}, "
             f"CAST(count(*) FILTER ({within}) = 0 AS BIGINT) AS {LABEL}, "
             f"{_instant(end)} AS {MATURED_AT} FROM validated_transactions "
             f"WHERE {time} >= {_instant(since)} AND {time} < {_instant(end)} GROUP BY 1 "
-            f"HAVING min({time}) < {_instant(observed)}"
+            f"HAVING count(*) FILTER ({known}) > 0"
         )
     if not parts:
         kind = "BIGINT" if contract.customer.type == "integer" else "VARCHAR"

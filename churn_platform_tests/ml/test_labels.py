@@ -85,6 +85,28 @@ def test_who_comes_only_after_the_observation_is_not_labelled_for_it() -> None:
     assert set(found[found["snapshot_time"] == T]["client"]) == {"c"}
 
 
+def test_a_purchase_that_arrived_after_the_observation_makes_nobody_a_customer_at_risk_but_keeps_one() -> None:
+    contract = changed(
+        PURCHASES,
+        ("    order: receipt\n", "    order: receipt\n    arrived: landed_at\n"),
+        ("      shop: {", "      landed_at: {type: timestamp}\n      shop: {"),
+    )
+
+    def landing(customer: str, days: float, window: str) -> pd.DataFrame:
+        return bought(T + timedelta(days=days), customer=customer).assign(landed_at=instant(window), _window=window)
+
+    rows = pd.concat(
+        [
+            landing("late", -5, "2024-03-01"),  # bought before the observation, which nobody knew then
+            landing("known", -5, "2024-02-01"),
+            landing("stays", -5, "2024-02-01"),
+            landing("stays", 5, "2024-04-01"),  # bought in the horizon, which was known after it only
+        ]
+    )
+    found = matured(contract, rows, next(window for window in all_windows(contract) if window.key == "2024-03-01"))
+    assert dict(zip(found["client"], found["churned"], strict=True)) == {"known": 1, "stays": 0}
+
+
 def test_before_the_warm_up_nothing_is_observed() -> None:
     first = every(CONTRACT, purchases(1, days=180))["snapshot_time"].min()
     assert first == instant("2024-02-01")
