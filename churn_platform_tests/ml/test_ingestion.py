@@ -124,7 +124,8 @@ def test_whole_numbers_are_read_about_as_fast_as_text(kind: str) -> None:
         with engine(contract) as con:
             con.execute(
                 "CREATE TEMP TABLE landed AS SELECT 'c' || n AS client_no, 'r' || n AS receipt, "
-                f"CAST(n AS {kind}) AS shop, 1.0 AS paid, TIMESTAMPTZ '2024-01-05' AS bought_at, 'a' AS _source FROM range(200000) r(n)"
+                f"CAST(n AS {kind}) AS shop, 1.0 AS paid, TIMESTAMPTZ '2024-01-05' AS bought_at, 'a' AS _source "
+                "FROM range(200000) r(n)"
             )
             begun = time.process_time()
             ingestion.typed_rows(con, contract, "transactions", "landed", all_windows(contract)[0])
