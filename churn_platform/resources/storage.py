@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import ColumnProperties, CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileSelector, PyFileSystem
 
-from churn_platform.engine import identifier, literal
+from churn_platform.engine import connection, identifier, literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,6 +61,10 @@ class MissingTableError(RuntimeError):
 
 class MissingVersionError(MissingTableError):
     """An old version of a table is asked for that cannot be read (any more)."""
+
+
+class ChangedTypeError(RuntimeError):
+    """A column's type was changed, and rows that stay would lose something of their values by it."""
 
 
 class TableStore:
@@ -128,6 +132,9 @@ class TableStore:
         The ledger's entry follows in a commit of its own. Killed between the two, the window's old entry stands beside
         its new rows: it looks out of date, and is computed once more.
 
+        A column that the table lacks is NULL in the rows before. One whose type has changed since has the new type in
+        all rows from this commit on, which then rewrites the table.
+
         Args:
             name: the table.
             rows: what to write; a relation is streamed, so it may be larger than memory.
@@ -136,6 +143,9 @@ class TableStore:
             made_of: digest of what the window was computed from, for the ledger.
             content: digest of its rows, for the ledger.
             record: what to know of the new version, in JSON's types; part of the same commit (see `recorded`).
+
+        Raises:
+            ChangedTypeError: rows that stay hold values that the new type of their column cannot. Nothing was written.
         """
         noted = None if record is None else CommitProperties(custom_metadata={_RECORD: json.dumps(record)})
         try:
@@ -147,7 +157,7 @@ class TableStore:
             table = DeltaTable(self.path(name))
         if window is None:
             if keep:
-                _commit(table, _reader(rows), mode="append", schema_mode="merge", commit_properties=noted)
+                _merge(name, table, _reader(rows), commit_properties=noted)
             else:
                 # "true": without a predicate two who replace an empty table at once would both be in it
                 _commit(
@@ -162,19 +172,8 @@ class TableStore:
 
         def commit() -> None:
             table.update_incremental()
-            # a column that the contract gained since is NULL in the windows before
-            batches = _with_window(_reader(rows), window)
-            if keep:
-                _commit(table, batches, mode="append", schema_mode="merge", commit_properties=noted)
-            else:
-                _commit(
-                    table,
-                    batches,
-                    mode="overwrite",
-                    predicate=f"{PARTITION} = '{window}'",
-                    schema_mode="merge",
-                    commit_properties=noted,
-                )
+            replaced = None if keep else f"{PARTITION} = {literal(window)}"
+            _merge(name, table, _with_window(_reader(rows), window), replaced, commit_properties=noted)
 
         _again_on_conflict(commit)
         if made_of or content or window not in _partitions(table):  # Delta keeps no trace of an empty window
@@ -307,6 +306,41 @@ def _commit(table: DeltaTable, rows: pa.RecordBatchReader, **options: Any) -> No
     )
     plain = dict.fromkeys(single, ColumnProperties(dictionary_enabled=False))
     write_deltalake(table, rows, writer_properties=WriterProperties(column_properties=plain), **options)
+
+
+def _merge(
+    name: str, table: DeltaTable, rows: pa.RecordBatchReader, replaced: str | None = None, **options: Any
+) -> None:
+    """Add rows to a table, in place of those that a predicate chooses. Raises ChangedTypeError."""
+    stored = {field.name: field.type for field in table.schema().fields}
+    arriving = {field.name: field.type for field in Schema.from_arrow(rows.schema).fields}
+    changed = [column for column, kind in arriving.items() if stored.get(column, kind) != kind]
+    if not changed:  # else a merge would cast what arrives to the old type, whatever is lost
+        mode = {"mode": "append"} if replaced is None else {"mode": "overwrite", "predicate": replaced}
+        _commit(table, rows, schema_mode="merge", **mode, **options)
+        return
+    with connection() as con:
+        make_view(con, "_held", table)
+        kinds = dict(zip(rows.schema.names, con.from_arrow(rows.schema.empty_table()).types, strict=True))
+        rest = f"FROM _held WHERE ({replaced or 'false'}) IS NOT TRUE"
+        for column in changed:
+            value, kind = identifier(column), kinds[column]
+            (old,) = con.sql(f"SELECT {value} FROM _held").types
+            kept = f"TRY_CAST(TRY_CAST({value} AS {kind}) AS {old})"
+            if {"DATE", "TIMESTAMP WITH TIME ZONE"} & {str(kind), str(old)}:
+                kept = "NULL"  # no time is guessed from what is none, nor a day from an instant without its zone
+            (lost,) = con.execute(f"SELECT count(*) FILTER ({kept} IS DISTINCT FROM {value}) {rest}").fetchall()[0]
+            if lost:
+                raise ChangedTypeError(
+                    f"{column} of {name} was {old} and is to be {kind} now, but {lost:,} rows of other windows hold "
+                    "values that would not survive it. Nothing was written. Undo the change of its type in "
+                    "contract.yaml; or give the column another name there, with `from` the source's: then the windows "
+                    "before keep what they hold."
+                )
+        con.register("_arriving", rows)
+        casts = ", ".join(f"TRY_CAST({identifier(c)} AS {kinds[c]}) AS {identifier(c)}" for c in changed)
+        whole = con.sql(f"SELECT * REPLACE ({casts}) {rest} UNION ALL BY NAME SELECT * FROM _arriving")
+        _commit(table, _reader(whole), mode="overwrite", predicate="true", schema_mode="overwrite", **options)
 
 
 def _stored(schema: pa.Schema) -> pa.Schema:

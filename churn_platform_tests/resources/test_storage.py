@@ -19,7 +19,13 @@ from deltalake.exceptions import CommitFailedError
 
 from churn_platform.engine import connection
 from churn_platform.resources import removal, retention
-from churn_platform.resources.storage import LEDGER, MissingTableError, MissingVersionError, TableStore
+from churn_platform.resources.storage import (
+    LEDGER,
+    ChangedTypeError,
+    MissingTableError,
+    MissingVersionError,
+    TableStore,
+)
 from churn_platform.settings import PROJECT
 
 if TYPE_CHECKING:
@@ -162,6 +168,71 @@ def test_a_column_that_the_contract_gained_is_null_in_older_windows(
     store.write("t", table(2).append_column("m", pa.array([7], pa.int64())), FEBRUARY)
     store.read(con, "t")
     assert con.execute("SELECT n, m FROM t ORDER BY n").fetchall() == [(1, None), (2, 7)]
+
+
+def column(*values: object) -> pa.Table:
+    return pa.table({"n": pa.array(values)})
+
+
+CHANGES: list[tuple[list[object], list[object], list[object]]] = [
+    ([1, 2], [1.7], [1.0, 2.0, 1.7]),
+    ([7, None], ["007", "A7"], ["7", None, "007", "A7"]),
+    (["7", "8"], [9], [7, 8, 9]),
+    ([1.5], ["x"], ["1.5", "x"]),
+    ([None], [datetime(2024, 1, 5, tzinfo=UTC)], [None, datetime(2024, 1, 5, tzinfo=UTC)]),
+]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_column_of_another_type_has_it_in_all_windows_where_nothing_is_lost(
+    store: TableStore,
+    con: duckdb.DuckDBPyConnection,
+    change: tuple[list[object], list[object], list[object]],
+    keep: bool,
+) -> None:
+    before, now, expected = change
+    first = column(*before) if any(v is not None for v in before) else pa.table({"n": pa.array(before, pa.int64())})
+    store.write("t", first, JANUARY)
+    version = store.write("t", column(*now), FEBRUARY, keep=keep)
+    assert version == 2, "a reader between two commits would see half of the change"
+    con.execute("SET TimeZone = 'UTC'")
+    store.read(con, "t")
+    assert con.execute("SELECT list(n ORDER BY _window) FROM t").fetchall()[0][0] == expected
+    configured = store.open("t").metadata().configuration
+    assert configured["delta.dataSkippingNumIndexedCols"] == "0"
+    store.read(con, "t", version=1)
+    assert con.execute("SELECT count(*) FROM t").fetchall() == [(len(before),)]
+
+
+LOSSES: list[tuple[list[object], list[object]]] = [
+    ([1.7, 2.2], [1, 2]),
+    (["007"], [7]),
+    (["A7"], [7]),
+    ([2**53 + 1], [0.5]),
+    ([datetime(2024, 1, 5, tzinfo=UTC)], ["2024-01-05"]),
+    (["2024-01-05"], [datetime(2024, 1, 5, tzinfo=UTC)]),
+]
+
+
+@pytest.mark.parametrize(("before", "now"), LOSSES, ids=str)
+def test_a_change_of_type_that_would_lose_values_of_other_windows_is_refused_with_advice(
+    store: TableStore, con: duckdb.DuckDBPyConnection, before: list[object], now: list[object]
+) -> None:
+    store.write("t", column(*before), JANUARY)
+    with pytest.raises(ChangedTypeError, match=r"n of t was .* rows of other windows .* give the column another name"):
+        store.write("t", column(*now), FEBRUARY)
+    assert store.windows("t") == [JANUARY]
+    con.execute("SET TimeZone = 'UTC'")
+    store.read(con, "t")
+    assert con.execute("SELECT n FROM t").fetchall() == [(value,) for value in before]
+
+
+def test_a_window_that_is_replaced_need_not_fit_the_new_type(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
+    store.write("t", column(1.7, 2.2), JANUARY)
+    store.write("t", column("A7"), JANUARY)
+    store.read(con, "t")
+    assert con.execute("SELECT n FROM t").fetchall() == [("A7",)]
 
 
 def test_a_view_can_have_another_name(store: TableStore, con: duckdb.DuckDBPyConnection) -> None:
