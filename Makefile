@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 export CHURN_HOME ?= $(CURDIR)/.churn
 
 .DEFAULT_GOAL := help
-.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training bench-serving lint format clean lock check
+.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training bench-serving image test-container manifests lint format clean lock check
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,17 @@ bench-training: $(VENV)/.installed ## time and memory of training at 1e5 and 1e6
 # BENCH_SERVING=--short for a quick look, or other options of benchmarks/serving; needs scripts/install_bench_tools.sh
 bench-serving: $(VENV)/.installed ## the endpoint against three other ways of serving the same model
 	@$(BIN)/python -m benchmarks.serving $(BENCH_SERVING)
+
+# TAG=name:version to call it otherwise; scripts/build_image.sh says what else can be set
+image: $(VENV)/.installed ## the endpoint's container image (needs Docker)
+	@PYTHON=$(CURDIR)/$(BIN)/python scripts/build_image.sh $(TAG)
+
+test-container: $(VENV)/.installed ## build the image for real, with a Docker daemon of the test's own (Debian, root)
+	@scripts/install_container_tools.sh
+	@CHURN_TEST_CONTAINER=1 $(BIN)/python -m pytest --timeout 3600 -rs churn_platform_tests/serving/test_container.py
+
+manifests: ## what Kubernetes is to run, rendered by kubectl's Kustomize
+	@kubectl kustomize --load-restrictor LoadRestrictionsNone k8s/base
 
 lint: $(VENV)/.installed ## style, types and definitions
 	@$(BIN)/ruff format --check .

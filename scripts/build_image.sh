@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Builds the endpoint's image: a bento of the code and of the locked packages, then serving/Dockerfile over it.
 #
-#   scripts/build_image.sh [TAG]        the tag is churn-endpoint:latest unless said otherwise
+#   scripts/build_image.sh [TAG]        churn-endpoint and the version in pyproject.toml, unless said otherwise
 #
 # Read from the environment: PYTHON (with BentoML installed), BASE_IMAGE, DOCKER_BUILD_OPTIONS (words for
 # `docker build`), and pip's own PIP_CONFIG_FILE and PIP_CERT, for a package index that asks for them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tag=${1:-churn-endpoint:latest}
+tag=${1:-churn-endpoint:$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)}
 python=${PYTHON:-.venv/bin/python}
 BENTOML_HOME=$(mktemp -d)
 trap 'rm -rf "$BENTOML_HOME"' EXIT
