@@ -16,7 +16,7 @@ from deltalake import write_deltalake
 from churn_platform import erasure, prediction_log
 from churn_platform.engine import connection
 from churn_platform.ml.masking import derived, pseudonym
-from churn_platform.resources import removal
+from churn_platform.resources import exports, removal
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import REFERENCE
 from churn_platform.settings import PROJECT
@@ -141,6 +141,32 @@ def test_what_another_process_appends_meanwhile_is_not_lost(con, tables, monkeyp
     assert clients(con, tables, "purchases") == ["a", "late"]
 
 
+def test_an_export_that_was_cut_or_left_half_written_is_deleted(con, tables, tmp_path):
+    tables.write("purchases", rows("b"), "2024-01-01")
+    exports.write(tables, "retention_list", "2024-01-01", rows("someone-5519", "b"))
+    exports.write(tables, "retention_list", "2024-02-01", rows("someone-5519", "b"))
+    folder = tmp_path / "warehouse" / "exports" / "retention_list"
+    cut = folder / "2024-01-01.parquet"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    (folder / "2024-03-01.parquet.part").write_bytes(b"PAR1")
+    assert exports.remove(con, tables, ROWS) == removal.Removed(1, 0)
+    assert not traces(tables, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["2024-02-01.csv", "2024-02-01.parquet"]
+    assert exports.remove(con, tables, ROWS) is None
+
+
+def test_an_export_that_fails_half_way_leaves_nothing_under_its_name(tables, tmp_path, monkeypatch):
+    def full(_: pa.Table, stream: pa.NativeFile) -> None:
+        stream.write(b"PAR1")
+        raise OSError("no space left on device")
+
+    tables.write("purchases", rows("b"), "2024-01-01")
+    monkeypatch.setattr(exports.parquet, "write_table", full)
+    with pytest.raises(OSError, match="no space"):
+        exports.write(tables, "retention_list", "2024-01-01", rows("someone-5519"))
+    assert not list((tmp_path / "warehouse" / "exports").glob("**/*.parquet"))
+
+
 @pytest.mark.parametrize("moment", ["_rewrite", "_versions", "_data_files"])
 def test_a_removal_that_was_killed_half_way_is_finished_by_the_next(con, tables, tmp_path, monkeypatch, moment):
     tables.write("purchases", rows("a", "someone-5519"), "2024-01-01")
@@ -229,7 +255,7 @@ def leave_answers(shop: people.World) -> None:
 KILLED = """
 import os, signal, sys
 from churn_platform import cli
-from churn_platform.resources import removal
+from churn_platform.resources import exports, removal
 whole, done = removal.remove, []
 def remove(*arguments):
     if len(done) == 4:

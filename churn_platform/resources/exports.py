@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from churn_platform.resources.storage import TableStore
 
 FOLDER = "exports"
+_PART = ".part"  # being written, or left by a process that was killed at it
 
 
 def write(tables: TableStore, name: str, window: str, rows: pa.Table) -> list[str]:
@@ -33,26 +34,34 @@ def write(tables: TableStore, name: str, window: str, rows: pa.Table) -> list[st
         files.delete_file(f"{base}.csv")
     for kind, put in (("parquet", parquet.write_table), ("csv", csv.write_csv)):
         # buffered: Delta's own stream takes bytes, and no buffers of Arrow's
-        with pa.BufferedOutputStream(files.open_output_stream(f"{base}.{kind}"), 2**20) as stream:
+        with pa.BufferedOutputStream(files.open_output_stream(f"{base}.{kind}{_PART}"), 2**20) as stream:
             put(rows, stream)
+        files.move(f"{base}.{kind}{_PART}", f"{base}.{kind}")
     return [f"{tables.root}/{base}.{kind}" for kind in ("csv", "parquet")]
 
 
 def remove(con: duckdb.DuckDBPyConnection, tables: TableStore, rows: Rows) -> Removed | None:
     """Take rows out of all exports; None where none of them holds such rows.
 
-    A CSV is written anew from its Parquet file, or deleted where that is gone.
+    A CSV is written anew from its Parquet file, or deleted where that is gone. What is half-written or cannot be read
+    may hold them, and is deleted.
     """
     files, removed, changed = tables.files(), 0, 0
     there = {path for path, _ in _listed(tables)}
-    for path in sorted(there):
+    for path in sorted(there, key=lambda path: (path.endswith(".csv"), path)):  # a CSV after its Parquet file
         base, _, kind = path.rpartition(".")
         if kind != "parquet":
             if f"{base}.parquet" not in there:
                 files.delete_file(path)
             continue
-        with files.open_input_file(path) as stream:
-            whole = parquet.read_table(stream)
+        try:
+            with files.open_input_file(path) as stream:
+                whole = parquet.read_table(stream)
+        except (pa.ArrowInvalid, OSError):
+            files.delete_file(path)
+            there.remove(path)
+            changed += 1
+            continue
         con.register("_exported", whole)
         where = rows.condition(whole.column_names)
         rest = con.execute(f"SELECT * FROM _exported WHERE ({where}) IS NOT TRUE").to_arrow_table().cast(whole.schema)
