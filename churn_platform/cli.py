@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from churn_platform import local, promotion_commands, replay_command, retention_commands
+from churn_platform import canary_commands, local, promotion_commands, replay_command, retention_commands, score_command
 from churn_platform import settings as environment
 from churn_platform.contract import Contract, ContractError, as_utc
 from churn_platform.contract import load as load_contract
@@ -35,7 +35,9 @@ app.add_typer(quarantine_app, name="quarantine")
 app.command()(promotion_commands.rollback)
 app.command()(promotion_commands.history)
 app.command()(replay_command.replay)
+app.command()(score_command.score)
 app.add_typer(retention_commands.app, name="retention")
+app.add_typer(canary_commands.app, name="canary")
 
 
 def main() -> NoReturn:
@@ -160,7 +162,7 @@ def erase(
     customer: Annotated[str, typer.Argument(help="the id as the source writes it; - reads it from standard input")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     by: Annotated[str, typer.Option(help="who asked for it, for the log; default: the user of this computer")] = "",
-    wait: Annotated[float, typer.Option(help="seconds to wait for runs that write")] = 600.0,
+    wait: Annotated[float, typer.Option(help="seconds to wait for runs that are going on")] = 600.0,
 ) -> None:
     """Remove a customer from everything that the platform keeps, and keep them out. It cannot be undone."""
     settings, contract = _environment()
@@ -188,7 +190,7 @@ def erase(
 @app.command()
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and remove nothing")] = False,
-    wait: Annotated[float, typer.Option(help="seconds to wait for runs that write")] = 600.0,
+    wait: Annotated[float, typer.Option(help="seconds to wait for runs that are going on")] = 600.0,
 ) -> None:
     """Remove old table versions by policy, and what killed processes left behind."""
     settings, contract = _environment()

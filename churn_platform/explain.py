@@ -219,6 +219,9 @@ def _more_gates(contract: Contract) -> list[str]:
         f"  risk falls with {', '.join(less)}" if less else "",
         f"  risk rises with {', '.join(more)}" if more else "",
         f"  one customer in at most {gates.max_latency_ms:g} ms; a stored model of at most {gates.max_size_mb:g} MB",
+        f"  {_count(gates.shadow_answers, 'live request')} answered in the shadow of the champion, much as it did"
+        if gates.shadow_answers
+        else "",
     ]
     return [line for line in lines if line]
 

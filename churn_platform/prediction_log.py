@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from churn_platform import erasure
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     import duckdb
     import pandas as pd
+    from numpy.typing import NDArray
 
     from churn_platform.settings import Settings
 
@@ -274,6 +276,40 @@ def daily(tables: TableStore, days: int = 14) -> pd.DataFrame:
             f"avg(CAST({PREDICTION} = 'High Risk' AS INTEGER)) AS high_risk, avg({PROBABILITY}) AS mean, "
             f"avg(CAST(stale AS INTEGER)) AS stale FROM {TABLE} GROUP BY ALL ORDER BY ALL"
         ).df()
+
+
+def in_shadow(
+    tables: TableStore, version: str, champion: str, most: int = 100_000
+) -> tuple[int, int, NDArray[np.float64], NDArray[np.float64]]:
+    """What a version said in the shadow of a champion.
+
+    Args:
+        tables: hold the table.
+        version: that scored in the shadow.
+        champion: that answered the same requests.
+        most: answers to return.
+
+    Returns:
+        The number of answers to requests that the champion answered; that of requests, whoever answered them, on which
+        the version failed; and the newest answers: its own, and the champion's on the same requests, shape (n,) each.
+    """
+    if tables.version(TABLE) is None:
+        return 0, 0, np.zeros(0), np.zeros(0)
+    beside = f"{ARM} = '{CHAMPION_ARM}' AND {MODEL_VERSION} = ? AND {SHADOW_PROBABILITY} IS NOT NULL"
+    with connection() as con:
+        tables.read(con, TABLE)
+        answers, failed = con.execute(
+            f"SELECT count(*) FILTER ({beside}), count(*) FILTER ({SHADOW_PROBABILITY} IS NULL) FROM {TABLE} "
+            f"WHERE {SHADOW_VERSION} = ?",
+            [champion, version],
+        ).fetchall()[0]
+        newest = con.execute(
+            f"SELECT {SHADOW_PROBABILITY} AS own, {PROBABILITY} AS other FROM {TABLE} WHERE {beside} "
+            f"AND {SHADOW_VERSION} = ? ORDER BY {ANSWERED_AT} DESC, {ANSWER} LIMIT {most}",
+            [champion, version],
+        ).fetchnumpy()
+    own, other = (np.asarray(newest[name], dtype="float64") for name in ("own", "other"))
+    return answers, failed, own, other
 
 
 def open_segments(place: Segments) -> int:

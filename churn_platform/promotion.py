@@ -4,6 +4,8 @@ The registry's alias is moved in one atomic step, so there is exactly one champi
 table that is only ever appended to. An entry is written before the alias is moved, and confirmed with the version
 afterwards: an entry whose alias never moved is recognised by the next action, which says so in an entry of its own. An
 alias that somebody moved by other means is noticed likewise, and entered as what it is.
+
+The log keeps as well when a canary was started and stopped. These lines make no version champion.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from churn_platform import provenance
-from churn_platform.resources.tracking import CHAMPION, RegistryError
+from churn_platform.resources.tracking import CANARY, CHALLENGER, CHAMPION, RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +36,8 @@ LOG = "promotion_log"
 PROMOTION, ROLLBACK = "promotion", "rollback"
 OUTSIDE = "outside"  # the alias was moved by something else than this module
 DROPPED = "dropped"  # the entry that it is about was written, and then its process was killed
+CANARY_STARTED, CANARY_STOPPED = "canary_started", "canary_stopped"
+_OF_CHAMPIONS = (PROMOTION, ROLLBACK, OUTSIDE)
 
 _SCHEMA = pa.schema(
     [
@@ -98,7 +102,7 @@ def entries(tables: TableStore) -> list[Entry]:
 def took_effect(log: Sequence[Entry]) -> list[Entry]:
     """The lines of a log that made a version champion, as far as the log itself knows."""
     dropped = {entry.about for entry in log if entry.event == DROPPED}
-    return [entry for entry in log if entry.event != DROPPED and entry.id not in dropped]
+    return [entry for entry in log if entry.event in _OF_CHAMPIONS and entry.id not in dropped]
 
 
 def history(tables: TableStore, tracking: Tracking) -> list[Entry]:
@@ -149,6 +153,7 @@ def promote(
         entry = _append(tables, entry)
         tracking.promote(version)
         tracking.confirm(version, entry.id)
+        _end_canary_of(tables, tracking, version, by, dagster_run)
         return entry
 
 
@@ -186,7 +191,90 @@ def rollback(tables: TableStore, tracking: Tracking, version: str | None = None,
         entry = _append(tables, Entry(ROLLBACK, target, before, by, why, **_evidence(tracking, model)))
         tracking.reinstate(target)
         tracking.confirm(target, entry.id)
+        _end_canary_of(tables, tracking, target, by)
         return entry
+
+
+def start_canary(
+    tables: TableStore, tracking: Tracking, version: str | None, share: float, *, by: str = "", why: str = ""
+) -> Entry:
+    """Let a version that has passed every gate answer for a share of the customers, beside the champion.
+
+    Args:
+        tables: hold the log.
+        tracking: the registry.
+        version: its number; None: the challenger.
+        share: of the customers, above 0 and below 1.
+        by: who asks for it.
+        why: the reason, in their words.
+
+    Returns:
+        The line of the log.
+
+    Raises:
+        RegistryError: the share is none; there is no champion or no such version; another canary answers; or the
+            version is champion, has not passed every gate, or gives no usable answer. Nothing has changed then.
+    """
+    if not 0 < share < 1:
+        raise RegistryError(f"a canary answers for a share between 0 and 1, such as 0.1, and not for {share:g}.")
+    with _alone(tracking.settings):
+        _settle(tables, tracking)
+        before = _champion(tracking)
+        if before is None:
+            raise RegistryError("there is no champion beside which a canary could answer. Launch the job `retrain`.")
+        if version is None:
+            challenger = tracking.version_of(CHALLENGER)
+            if challenger is None:
+                raise RegistryError("there is no challenger. Launch the job `retrain` to make one.")
+            version = str(challenger.version)
+        model = tracking.version(version)
+        if version == before:
+            raise RegistryError(f"version {version} is the champion: it answers for everybody already.")
+        running = tracking.version_of(CANARY)
+        if running is not None and str(running.version) != version:
+            raise RegistryError(f"version {running.version} is the canary. Stop it first: `churn canary stop`.")
+        tracking.require_passed(version)
+        tracking.require_answers(model)
+        words = f"{share:.1%} of the customers" + (f": {why}" if why else "")
+        entry = _append(tables, Entry(CANARY_STARTED, version, before, by, words, **_evidence(tracking, model)))
+        tracking.start_canary(version, share)
+        return entry
+
+
+def stop_canary(tables: TableStore, tracking: Tracking, by: str = "", why: str = "") -> Entry:
+    """Let the champion answer for everybody again.
+
+    Returns:
+        The line of the log.
+
+    Raises:
+        RegistryError: there is no canary.
+    """
+    with _alone(tracking.settings):
+        running = tracking.version_of(CANARY)
+        if running is None:
+            raise RegistryError("there is no canary to stop.")
+        version = str(running.version)
+        entry = _append(tables, Entry(CANARY_STOPPED, version, _champion(tracking), by, why))
+        tracking.stop_canary(version)
+        return entry
+
+
+def canary_started(tables: TableStore, version: str) -> Entry | None:
+    """The line of the log by which a version was last made canary, or None."""
+    lines = (line for line in reversed(entries(tables)) if line.event == CANARY_STARTED and line.version == version)
+    return next(lines, None)
+
+
+def _end_canary_of(
+    tables: TableStore, tracking: Tracking, version: str, by: str, dagster_run: str | None = None
+) -> None:
+    """Take the title of a canary from a version that has become champion: it answers for everybody."""
+    running = tracking.version_of(CANARY)
+    if running is not None and str(running.version) == version:
+        words = "it has become champion"
+        _append(tables, Entry(CANARY_STOPPED, version, version, by, words, dagster_run))
+        tracking.stop_canary(version)
 
 
 def _place(version: str) -> tuple[int, str]:
@@ -228,6 +316,9 @@ def _append(tables: TableStore, entry: Entry) -> Entry:
 
 def _settle(tables: TableStore, tracking: Tracking) -> list[Entry]:
     """Enter into the log what it does not know yet; returns the lines that made a version champion."""
+    champion = _champion(tracking)
+    if champion is not None:
+        _end_canary_of(tables, tracking, champion, by="the action after it")
     log = entries(tables)
     unsettled = _unsettled(log, tracking)
     return took_effect(log if unsettled is None else [*log, _append(tables, unsettled)])

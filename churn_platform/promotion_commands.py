@@ -37,7 +37,7 @@ def rollback(
     tables, tracking = TableStore(settings.tables_of(contract)), Tracking(contract, settings)
     began = time.monotonic()
     try:
-        entry = promotion.rollback(tables, tracking, version, by=_person(), why=why)
+        entry = promotion.rollback(tables, tracking, version, by=person(), why=why)
     except RegistryError as error:
         typer.secho(f"nothing was changed: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
@@ -90,7 +90,8 @@ def _evidence(entry: Entry) -> list[str]:
     return lines + ([", ".join(f"{name}@{number}" for name, number in made_of.items())] if made_of else [])
 
 
-def _person() -> str:
+def person() -> str:
+    """Whoever gives the command, by their name on this computer."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in a container

@@ -20,6 +20,7 @@ from churn_platform.settings import PROJECT, Settings
 from churn_platform_tests import graph, prediction_kills
 from churn_platform_tests.ageing import age
 from churn_platform_tests.answers import FEATURES, folder, line, segment
+from churn_platform_tests.leaks import Scanner
 from churn_platform_tests.resources.test_storage import bucket  # noqa: F401 (a fixture)
 
 
@@ -278,16 +279,26 @@ def test_erasing_lets_a_process_that_writes_go_on_and_its_segment_lands_without_
     assert (landed.rows, landed.erased) == (1, 1)
 
 
-def test_a_person_of_whom_only_a_segment_knows_can_be_erased(tmp_path, monkeypatch):
+def test_erasing_a_person_leaves_no_byte_of_them_in_table_or_segments(tmp_path, monkeypatch):
+    """Also one of whom nothing but the log knows."""
     shop = graph.empty(tmp_path).use(monkeypatch)
-    segment(shop, line(3))
+    zoe, other = line(1, customer="zoe-5519"), line(2)
+    segment(shop, zoe, other, zoe.replace(b'"arm"', b"arm"), zoe[:130])
     land(shop)
-    segment(shop, line(1), line(2)[:20])
+    segment(shop, zoe, line(3), zoe[:100], number=2)
     with pytest.raises(erasure.UnknownCustomerError):
-        erasure.erase(shop.contract, shop.settings, "c2")
-    report = erasure.erase(shop.contract, shop.settings, "c1")
-    assert "answers not landed" in report.words()
-    assert [path.read_bytes() for path in folder(shop).iterdir()] == [b""]
+        erasure.erase(shop.contract, shop.settings, "zoe-551")
+    assert len(Scanner(["zoe-5519"]).tree(tmp_path)) >= 3
+    report = erasure.erase(shop.contract, shop.settings, "zoe-5519")
+    assert {name: removed.rows for name, removed in report.tables.items()} == {
+        "prediction_log": 1,
+        "answers not landed": 3,
+    }
+    assert Scanner(["zoe-5519"]).tree(tmp_path) == []
+    assert shop.rows("prediction_log")["buyer"].tolist() == ["c2"]
+    segment(shop, zoe, line(3), number=2)
+    assert land(shop).rows == 1  # the endpoint answers about her once more, and it does not land
+    assert shop.rows("prediction_log")["buyer"].tolist() == ["c2", "c3"]
 
 
 # ---------------------------------------------------------------------------------------------------------- upkeep

@@ -110,6 +110,32 @@ def paired_difference(  # noqa: PLR0917 - two models and what they are compared 
     return Interval(float(metric(labels, first) - metric(labels, second)), float(low), float(high))
 
 
+def interval(
+    metric: Callable[[Array, Array], float],
+    labels: Array,
+    probability: Array,
+    customers: pd.Series[str],
+    confidence: float = 0.95,
+    *,
+    draws: int = 1000,
+    seed: int = 7,
+) -> Interval:
+    """A metric with its percentile bootstrap interval, customers drawn whole; NaN where all rows are of one class."""
+    if not 0 < labels.sum() < len(labels):
+        return Interval(float("nan"), float("nan"), float("nan"))
+    groups = pd.factorize(customers)[0]
+    number = int(groups.max()) + 1
+    measured, random = weighed(metric, labels, probability), np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        weights = np.bincount(random.integers(0, number, number), minlength=number)[groups]
+        if 0 < weights @ labels < weights.sum():
+            found.append(measured(weights))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(found, [tail, 1 - tail]) if found else (float("nan"), float("nan"))
+    return Interval(float(metric(labels, probability)), float(low), float(high))
+
+
 def mean_paired_difference(  # noqa: PLR0917 - two models and what they are compared on
     metric: Callable[[Array, Array], float],
     place: NDArray[np.int64],
