@@ -54,7 +54,7 @@ async def _measured(endpoints: Endpoints, request_model: Any, paths: Paths) -> d
     with paths.bodies("customer").open() as lines:
         bodies = [line.strip().encode() for line in islice(lines, BATCH * _BATCHES)]
     with paths.bodies("features").open() as lines:
-        described = [json.loads(line)["dataframe_split"]["data"][0] for line in islice(lines, BATCH * _BATCHES)]
+        described = [json.loads(line)["inputs"][0] for line in islice(lines, BATCH * _BATCHES)]
     customers = [json.loads(body)["user_id"] for body in bodies]
     messages = [[b"\x29" + struct.pack("<d", value) for value in row] for row in described]
 

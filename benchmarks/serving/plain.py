@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import bentoml
@@ -12,6 +13,7 @@ class PlainService:
     """As BentoML's own examples are written."""
 
     def __init__(self) -> None:
+        warnings.simplefilter("ignore")  # BentoML would write one of its own at every request
         # only the worker imports Feast and the model, not the process that supervises it
         from benchmarks.serving.specification import Answering
 

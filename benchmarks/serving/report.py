@@ -148,13 +148,12 @@ def _load(found: list[Measured], concurrency: int, way: str) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The loads of a report as Markdown: median (least-most) of the rounds, and ratios to the reference."""
-    lines = [
-        "| connections | way | requests/s | p50 ms | p99 ms | CPU ms/request | PSS MB | errors | faster | p50 | p99 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    names = ["connections", "way", "requests/s", "p50 ms", "p99 ms", "CPU ms/request", "PSS MB", "errors"]
+    names += ["faster", "p50", "p99", "CPU"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for one in found["loads"]:
         figures = [_range(one[name]) for name in ("throughput", "p50_ms", "p99_ms", "cpu_ms", "pss_mb")]
-        ratios = [_range(one["ratios"][name], "x") for name in ("throughput", "p50_ms", "p99_ms")]
+        ratios = [_range(one["ratios"][name], "x") for name in ("throughput", "p50_ms", "p99_ms", "cpu_ms")]
         lines.append(f"| {one['concurrency']} | {one['way']} | {' | '.join([*figures, str(one['errors']), *ratios])} |")
     lines += ["", "| way | cold start s | largest difference of a probability |", "|---|---|---|"]
     for one in found["ways"]:
@@ -174,7 +173,7 @@ def parts_table(http: float, whole: float, parts: dict[str, float]) -> str:
         parts: of each part of a prediction, as `breakdown` finds them.
     """
     rest = whole - http - sum(parts.values())
-    rows = {"HTTP: server, connection, front": http, **parts, "the rest: waiting in the queue, waking up": rest}
+    rows = {"HTTP: server, connection, front": http, **parts, "the rest: body, queue, waking up": rest}
     lines = ["| part | CPU microseconds a request | share |", "|---|---|---|"]
     lines += [f"| {name} | {value:.1f} | {value / whole:.0%} |" for name, value in rows.items()]
     return "\n".join([*lines, f"| a prediction | {whole:.1f} | 100% |"])

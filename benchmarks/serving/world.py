@@ -11,12 +11,11 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from churn_platform.contract import LABEL, SNAPSHOT_TIME, Contract, parse
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from churn_platform.settings import Settings
@@ -171,11 +170,11 @@ def _champion(contract: Contract, settings: Settings, rows: pd.DataFrame, paths:
 
     forest = pipeline.named_steps["model"]
     joblib.dump(forest, paths.forest)
-    values: np.ndarray[Any, Any] = inputs.to_numpy()
+    values = inputs.to_numpy()
     mlflow.sklearn.save_model(
         forest,
         paths.mlflow_model,
-        signature=infer_signature(inputs, forest.predict_proba(values[:50])),
+        signature=infer_signature(values, forest.predict_proba(values[:50])),
         pip_requirements=["scikit-learn", "skops"],
         pyfunc_predict_fn="predict_proba",
         skops_trusted_types=models.TRUSTED_TYPES,
@@ -187,8 +186,7 @@ def _bodies(paths: Paths, rows: pd.DataFrame) -> None:
         file.writelines(json.dumps({"user_id": customer}) + "\n" for customer in rows["user_id"])
     with paths.bodies("features").open("w") as file:
         for values in rows[list(FEATURES)].itertuples(index=False):
-            frame = {"dataframe_split": {"columns": list(FEATURES), "data": [list(values)]}}
-            file.write(json.dumps(frame) + "\n")
+            file.write(json.dumps({"inputs": [list(values)]}) + "\n")
 
 
 def _feature_store(contract: Contract, settings: Settings) -> str:
