@@ -38,7 +38,7 @@ def candidate(shop, *, passed: bool = True) -> str:
     with tracking.run("a test", f"run-{len(tracking.versions())}"):
         version = str(tracking.log_model(fitted(), frame(shop.contract, graph.customers(60)), folder, tags).version)
     for gate in gates.names(shop.contract):
-        tracking.record_gate(version, gate, passed, "for the test")
+        tracking.record_gate(version, gate, passed, "for the test", shop.alias())
     return version
 
 
@@ -112,6 +112,19 @@ def test_a_version_that_was_rolled_back_from_is_promoted_by_a_person_only(shop):
     promotion.rollback(shop.tables, shop.tracking, "3")
     assert shop.alias() == "3"
     assert promotion.promote(shop.tables, shop.tracking, "3", "somebody") is None
+
+
+def test_verdicts_that_compare_hold_for_the_champion_that_they_compared_with_and_no_other(shop):
+    new = candidate(shop)
+    promotion.rollback(shop.tables, shop.tracking)
+    compared = r"not_worse_than_the_champion \(was compared with version 3, which is not champion now\)"
+    with pytest.raises(RegistryError, match=compared):
+        promotion.promote(shop.tables, shop.tracking, new, "the retrain sensor")
+    assert shop.alias() == "2"
+    for gate in gates.COMPARING:
+        shop.tracking.record_gate(new, gate, True, "compared again", "2")
+    promotion.promote(shop.tables, shop.tracking, new, "the retrain sensor")
+    assert shop.alias() == new
 
 
 @pytest.mark.parametrize(

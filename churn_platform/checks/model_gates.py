@@ -6,6 +6,7 @@ failed, or was never judged, stays out also when somebody materializes `champion
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -47,7 +48,8 @@ def checks(contract: Contract) -> list[dg.AssetChecksDefinition]:
             )
         version = str(challenger.version)
         for finding in judge(contract, tables, tracking, challenger, dg.get_dagster_logger().info):
-            tracking.record_gate(version, finding.name, finding.passed, finding.words)
+            champion = finding.metadata.get("champion")
+            tracking.record_gate(version, finding.name, finding.passed, finding.words, champion)
             yield dg.AssetCheckResult(
                 asset_key="candidate_model",
                 check_name=finding.name,
@@ -67,7 +69,7 @@ def judge(
     challenger: "ModelVersion",
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
-    """The verdict of every gate on a version.
+    """The verdict of every gate on a version. Those that compare carry the champion's version in their metadata.
 
     Raises:
         dagster.Failure: its test rows are not those that the contract would test on now.
@@ -95,13 +97,14 @@ def judge(
         again = retrials.again(contract, rows, parameters)
     except (NotEnoughDataError, models.ModelError) as error:
         not_again = f"the recipe cannot be trained again: {error}"
-    champion, because = _champion(contract, tracking, challenger)
+    present = tracking.version_of(CHAMPION)
+    champion, because = _champion(contract, tracking, challenger, present)
     by_champion, walk = None, None
     if champion is not None:
         by_champion = _answers(contract, champion)
         unseen_from = pd.Timestamp(champion.tags["test_from"])
         walk = retrials.walk(contract, rows, parts, parameters, by_champion, unseen_from, say)
-    return gates.judge(
+    found = gates.judge(
         contract,
         gates.Evidence(
             customers=parts.test[contract.customer.name].astype(str),
@@ -122,11 +125,16 @@ def judge(
             not_again_because=not_again,
         ),
     )
+    if present is None:
+        return found
+    named = {"champion": str(present.version)}
+    return [replace(one, metadata=one.metadata | named) if one.name in gates.COMPARING else one for one in found]
 
 
-def _champion(contract: Contract, tracking: Tracking, challenger: "ModelVersion") -> tuple[RegisteredModel | None, str]:
+def _champion(
+    contract: Contract, tracking: Tracking, challenger: "ModelVersion", version: "ModelVersion | None"
+) -> tuple[RegisteredModel | None, str]:
     """The champion to compare with; or None, and why there is none."""
-    version = tracking.version_of(CHAMPION)
     if version is None:
         return None, "there is no champion yet"
     if version.version == challenger.version:

@@ -56,6 +56,9 @@ ALWAYS = {
     probes.BUDGET: "An answer comes in time, and the stored model is small enough.",
 }
 
+# their verdicts hold for the champion that they compared with, and for no other
+COMPARING = (CHAMPION, WALK, STABLE)
+
 
 def descriptions(contract: Contract) -> dict[str, str]:
     """The gates of a contract, in the order in which they are shown, and what each asks for."""

@@ -39,6 +39,7 @@ PARAMETERS = "parameters"  # tag, of a run and a version: the estimator's parame
 SEARCH = "search"  # tag, of both: what ended the search for them
 BY_TRIALS, BY_TIME = "trials", "time"
 _GATE = "gate."
+_CHAMPION_THEN = "champion"  # of a verdict: the version that was champion when it was reached
 _CONFIRMED = "promotion"  # the line of the promotion log that made a version champion
 
 
@@ -312,18 +313,46 @@ class Tracking:
 
     # -- gates and promotion
 
-    def record_gate(self, version: str, gate: str, passed: bool, words: str) -> None:
-        """Keep a gate's verdict with the version that it is about."""
-        verdict = json.dumps({"passed": passed, "words": words, "gates": self._gates()[1]})
+    def record_gate(self, version: str, gate: str, passed: bool, words: str, champion: str | None = None) -> None:
+        """Keep a gate's verdict with the version that it is about.
+
+        Args:
+            version: its number.
+            gate: its name.
+            passed: the verdict.
+            words: what was measured.
+            champion: the version that was champion then; None where there was none.
+        """
+        verdict = json.dumps({"passed": passed, "words": words, "gates": self._gates()[1], _CHAMPION_THEN: champion})
         self.client.set_model_version_tag(self.model_name, version, _GATE + gate, verdict)
 
     def verdicts(self, version: ModelVersion) -> dict[str, bool]:
-        """The verdicts on a version by the gates as the contract has them now, by gate."""
+        """The verdicts on a version by the gates as the contract has them now, by gate.
+
+        What a gate found by comparing with another champion than the present one is no verdict.
+        """
         found = {
             key.removeprefix(_GATE): json.loads(value) for key, value in version.tags.items() if key.startswith(_GATE)
         }
         _, asked = self._gates()
-        return {gate: bool(said["passed"]) for gate, said in found.items() if said.get("gates") == asked}
+        outdated = self._compared_with_another(version)
+        return {
+            gate: bool(said["passed"])
+            for gate, said in found.items()
+            if said.get("gates") == asked and gate not in outdated
+        }
+
+    def _compared_with_another(self, version: ModelVersion) -> dict[str, str | None]:
+        """The gates that compared a version with another champion than the present one; each to that champion."""
+        from churn_platform.ml.gates import COMPARING
+
+        found = self.version_of(CHAMPION)
+        present = None if found is None else str(found.version)
+        if present == str(version.version):
+            return {}
+        said = {gate: version.tags[_GATE + gate] for gate in COMPARING if _GATE + gate in version.tags}
+        then = {gate: json.loads(verdict).get(_CHAMPION_THEN) for gate, verdict in said.items()}
+        return {gate: champion for gate, champion in then.items() if champion != present}
 
     def _gates(self) -> tuple[list[str], str]:
         """The contract's gates, and what they ask for. Imported here: the endpoint does without those libraries."""
@@ -342,10 +371,15 @@ class Tracking:
         Raises:
             RegistryError: it has not, or there is no such version.
         """
-        verdicts = self.verdicts(self.version(version))
+        model = self.version(version)
+        verdicts, outdated = self.verdicts(model), self._compared_with_another(model)
         failed = [gate for gate in {**dict.fromkeys(self._gates()[0]), **dict.fromkeys(also)} if not verdicts.get(gate)]
         if failed:
-            reasons = ", ".join(f"{gate} ({'failed' if gate in verdicts else 'was not judged'})" for gate in failed)
+            why = dict.fromkeys(failed, "was not judged") | dict.fromkeys(verdicts, "failed")
+            for gate, then in outdated.items():
+                with_whom = "no champion" if then is None else f"version {then}, which is not champion now"
+                why[gate] = f"was compared with {with_whom}"
+            reasons = ", ".join(f"{gate} ({why[gate]})" for gate in failed)
             remedy = "The champion stays as it is. Launch the job `retrain` to train and judge a candidate."
             raise RegistryError(f"version {version} may not be champion: {reasons}. {remedy}")
 

@@ -368,7 +368,16 @@ def judged_by_others(world: World) -> str:
     version = world.register(world.fit(DummyClassifier(strategy="prior")))
     lax = world.shop.other(("minimum: {roc_auc: 0.68}", "minimum: {roc_auc: 0.0}"))
     for gate in gates.names(lax.contract):
-        lax.tracking.record_gate(version, gate, True, "anything goes")
+        lax.tracking.record_gate(version, gate, True, "anything goes", world.shop.alias())
+    return version
+
+
+@bad("was compared with another champion than the present one", [JUDGED], "which is not champion now", unjudged=True)
+def compared_with_another(world: World) -> str:
+    version = world.register(world.fit())
+    another = str(int(version) - 1)
+    for gate in gates.names(world.contract):
+        world.shop.tracking.record_gate(version, gate, True, "so it was judged then", another)
     return version
 
 

@@ -81,7 +81,8 @@ def welcome(world: World, case: Case) -> Outcome:
     tracking = graph.Tracking(contract, world.shop.settings)
     outcome = Outcome(case)
     for finding in model_gates.judge(contract, world.shop.tables, tracking, tracking.version(version)):
-        tracking.record_gate(version, finding.name, finding.passed, finding.words)
+        champion = finding.metadata.get("champion")
+        tracking.record_gate(version, finding.name, finding.passed, finding.words, champion)
         outcome.stopped |= {} if finding.passed else {finding.name: finding.words}
     if outcome.stopped:
         return outcome
