@@ -65,4 +65,5 @@ def assemble(contract: Contract, settings: Settings, how: ServingSettings) -> En
         limit=None if how.requests_per_second is None else RateLimit(how.requests_per_second, how.burst),
         access_log=None if how.access_log == "off" else AccessLog(),
         only_errors=how.access_log == "errors",
+        drain_seconds=how.drain_seconds,
     )

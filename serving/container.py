@@ -21,8 +21,9 @@ GRACE = 20
 
 def serve() -> None:
     """Become the server, so that SIGTERM reaches it."""
-    if KERNELS.is_dir():
-        shutil.copytree(KERNELS, os.environ["NUMBA_CACHE_DIR"], dirs_exist_ok=True)
+    cache = Path(os.environ["NUMBA_CACHE_DIR"])
+    if not cache.exists():  # else they are there from an earlier start, with what this processor needed besides
+        shutil.copytree(KERNELS, cache)
     os.execvp("bentoml", ["bentoml", "serve", str(BENTO), "--timeout-graceful-shutdown", str(GRACE)])  # noqa: S606, S607
 
 

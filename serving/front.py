@@ -21,6 +21,7 @@ from serving import schema
 from serving.prediction_log import Ids
 from serving.schema import RefusedError
 from serving.scorer import Question, whereabouts
+from serving.upkeep import Upkeep, drain_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from serving.lineup import LineUp
     from serving.metrics import Metrics
     from serving.scorer import Outcome, Scorer
-    from serving.upkeep import Upkeep
 
     Message = MutableMapping[str, Any]
     Scope = MutableMapping[str, Any]
@@ -80,6 +80,7 @@ class Endpoints:
         limit: how often each key may ask, or None.
         access_log: takes a line for each request, or None.
         only_errors: keep the access log to what was not answered.
+        drain_seconds: between SIGTERM, when we are not ready any more, and the server's own end.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Endpoints:
         limit: RateLimit | None = None,
         access_log: Callable[[dict[str, Any]], None] | None = None,
         only_errors: bool = True,
+        drain_seconds: float = 0.0,
     ) -> None:
         self.scorer = scorer
         self.upkeep = upkeep
@@ -102,6 +104,7 @@ class Endpoints:
         self.draining = False
         self._access_log = access_log
         self._only_errors = only_errors
+        self._drain_seconds = drain_seconds
         self._ids = Ids()
         self._encode = msgspec.json.Encoder().encode
         self._customer_field = contract.serving.customer_field
@@ -119,6 +122,18 @@ class Endpoints:
             "/model": (get, self.model),
             "/openapi.json": (get, self.openapi),
         }
+
+    def start(self) -> None:
+        """Begin. Called in the event loop, of the process's main thread."""
+        self.upkeep.start()
+        drain_on_sigterm(self._drain_seconds, self._drain)
+
+    def _drain(self) -> None:
+        self.draining = True
+
+    async def stop(self) -> None:
+        """End."""
+        await self.upkeep.stop()
 
     # -- the paths
 
@@ -417,13 +432,13 @@ class Front:
         async def tell(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._endpoints = self._make()
-                self._endpoints.upkeep.start()
+                self._endpoints.start()
             await send(message)
 
         async def hear() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown" and self._endpoints is not None:
-                await self._endpoints.upkeep.stop()
+                await self._endpoints.stop()
             return message
 
         await self.app(scope, hear, tell)

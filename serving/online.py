@@ -154,21 +154,25 @@ class _Server(Generic[C]):
         raise NotImplementedError
 
     async def _connect(self) -> C:
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._not_before:
+        if asyncio.get_running_loop().time() < self._not_before:
             raise StoreUnavailableError("The online store could not be reached a moment ago.")
         try:
             connection = await self._open()
-        except BaseException as error:  # also when it was given up because the deadline came
-            self._failures += 1
-            pause = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** min(self._failures, 10))
-            self._not_before = loop.time() + pause
-            if isinstance(error, OSError):
-                words = f"The online store cannot be reached ({type(error).__name__})."
-                raise StoreUnavailableError(words) from error
+        except StoreUnavailableError:
+            self._pause()
             raise
+        except OSError as error:
+            self._pause()
+            raise StoreUnavailableError(f"The online store cannot be reached ({type(error).__name__}).") from error
         self._failures = 0
         return connection
+
+    def _pause(self) -> None:
+        """Connect no more for a while: it failed, or nobody answered. That a caller gave up says nothing of the server."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._not_before:  # not once for each of those who waited for the same
+            self._failures += 1
+            self._not_before = now + min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** min(self._failures, 10))
 
 
 # -- Redis
@@ -257,11 +261,13 @@ class RedisStore(_Server[_RedisConnection]):
     async def _read(self, keys: list[bytes]) -> list[Found | None]:
         if not keys:
             return []
-        head, tail = self._head, self._tail
+        head, tail, count = self._head, self._tail, len(self.layout.features) + 1
         commands = b"".join([b"%b%d\r\n%b%b" % (head, len(key), key, tail) for key in keys])
         answers = await self._answers(commands, len(keys))
         found: list[Found | None] = []
         for messages in answers:
+            if not isinstance(messages, list) or len(messages) != count:
+                raise feast_format.FormatError("the online store answers HMGET with something else than its values.")
             time = messages.pop()
             found.append(Found(feast_format.values(messages), feast_format.instant(time)) if time else None)
         return found
@@ -288,6 +294,7 @@ class RedisStore(_Server[_RedisConnection]):
                     connection = await self._connected()
                     answers = await connection.ask(commands, number)
         except TimeoutError:
+            self._pause()
             if connection is not None:
                 connection.drop()
             raise StoreUnavailableError(self._words) from None
@@ -615,6 +622,7 @@ class PostgresStore(_Server[_PostgresConnection]):
                         self._idle.pop().drop()
                     return await self._ask_once(send)
         except TimeoutError:
+            self._pause()
             raise StoreUnavailableError(self._words) from None
         except _BrokenError:
             raise StoreUnavailableError("The connection to the online store breaks off.") from None
