@@ -168,7 +168,7 @@ class _Server(Generic[C]):
         return connection
 
     def _pause(self) -> None:
-        """Connect no more for a while: it failed, or nobody answered. That a caller gave up says nothing of the server."""
+        """Connect no more for a while: it failed, or no answer came. A caller who gives up is no reason."""
         now = asyncio.get_running_loop().time()
         if now >= self._not_before:  # not once for each of those who waited for the same
             self._failures += 1
@@ -186,7 +186,12 @@ class _RedisConnection(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=self._nothing)
         self._waiting: deque[tuple[asyncio.Future[list[Any]], int, list[Any]]] = deque()
         self._transport: asyncio.Transport | None = None
-        self.ended = False
+        self._lost = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be asked here any more."""
+        return self._lost or self._transport is None or self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment] # of a stream, not of datagrams
@@ -194,7 +199,7 @@ class _RedisConnection(asyncio.Protocol):
     def ask(self, commands: bytes, number: int) -> asyncio.Future[list[Any]]:
         """Send `number` commands. Who gives up waiting may do so: the answers are still taken for these commands."""
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        if self.ended or self._transport is None:
+        if self._lost or self._transport is None or self._transport.is_closing():
             future.set_exception(_BrokenError("the connection has ended"))
         else:
             self._waiting.append((future, number, []))
@@ -216,7 +221,7 @@ class _RedisConnection(asyncio.Protocol):
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
-        self.ended = True
+        self._lost = True
         while self._waiting:
             future, *_ = self._waiting.popleft()
             if not future.done():

