@@ -76,9 +76,7 @@ def _table(
     rows = ingestion.typed_rows(con, contract, name, source.rows(con, name, window), window)
     rows.create_view("_looked_at", replace=True)
     divided = validation.split(con, contract, name, "_looked_at")
-    findings = validation.table_findings(contract, name, divided)
-    if name == "snapshots":
-        findings.append(validation.label_finding(con, contract, "_looked_at"))
+    findings = validation.findings(con, contract, name, "_looked_at", divided)
     said = f"  {name}, {window.key}: {divided.rows:,} rows, {divided.bad:,} of them bad"
     worst = list(divided.reasons.items())[:3]
     if worst:

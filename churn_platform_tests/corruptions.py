@@ -1109,9 +1109,7 @@ def read(contract: Contract, folder: Path) -> Met:
                 rows = ingestion.typed_rows(con, contract, name, source.rows(con, name, window), window)
                 rows.create_view("_rows", replace=True)
                 divided = validation.split(con, contract, name, "_rows")
-                findings = validation.table_findings(contract, name, divided)
-                if name == "snapshots":
-                    findings.append(validation.label_finding(con, contract, "_rows"))
+                findings = validation.findings(con, contract, name, "_rows", divided)
                 refused |= {f"validated_{name}: {bad.words}. {bad.remedy}": None for bad in findings if not bad.passed}
                 columns = ", ".join(f'"{column}"::VARCHAR' for column in kept)
                 good_rows = divided.good.project(columns).fetchall()

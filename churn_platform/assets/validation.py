@@ -73,7 +73,7 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
                 con, contract, name, divided, window=window(contract, key), before="before" if before else None
             )
             findings = [
-                *validation.table_findings(contract, name, divided),
+                *validation.findings(con, contract, name, "raw", divided),
                 validation.suite_finding(name, verdict),
                 *comparison.findings(contract, name, key, here, past),
             ]

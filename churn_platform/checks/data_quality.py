@@ -6,7 +6,7 @@ after the bad window had been published.
 
 import dagster as dg
 
-from churn_platform.contract import Table
+from churn_platform.contract import Snapshots, Table
 from churn_platform.ml import comparison
 
 _PROPERTIES = {
@@ -14,11 +14,12 @@ _PROPERTIES = {
     "bad_rows_are_few": "The share of quarantined rows is within the contract's bound.",
     "great_expectations_suite_passes": "The Great Expectations suite derived from the contract passes.",
 }
+_OF_LABELS = {"label_has_both_values": "Among the labelled rows there are customers who left and some who stayed."}
 
 
 def specs(asset_name: str, table: Table) -> list[dg.AssetCheckSpec]:
     """The blocking checks of a validated table."""
+    found = _PROPERTIES | (_OF_LABELS if isinstance(table, Snapshots) else {}) | comparison.names(table)
     return [
-        dg.AssetCheckSpec(name, asset=asset_name, blocking=True, description=words)
-        for name, words in (_PROPERTIES | comparison.names(table)).items()
+        dg.AssetCheckSpec(name, asset=asset_name, blocking=True, description=words) for name, words in found.items()
     ]

@@ -192,6 +192,16 @@ def table_findings(contract: Contract, table_name: str, divided: Split) -> list[
     ]
 
 
+def findings(
+    con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, raw: str, divided: Split
+) -> list[Finding]:
+    """All verdicts on a window that its own rows give, in the view `raw` and as `split` divided them."""
+    found = table_findings(contract, table_name, divided)
+    if table_name == "snapshots":
+        found.append(label_finding(con, contract, raw))
+    return found
+
+
 _HINTS = {
     "is missing": "`nullable: true` allows gaps",
     OUTSIDE: "time.start and time.end bound the history",
@@ -213,6 +223,9 @@ def _hints(reasons: list[str]) -> str:
     return f" ({'; '.join(found)})" if found else ""
 
 
+FEW_LABELLED = 10  # rows: that fewer are all of one kind may be chance
+
+
 def label_finding(con: duckdb.DuckDBPyConnection, contract: Contract, raw: str) -> Finding:
     """Whether the label column of a snapshots table has both kinds of customers, and what it holds if not."""
     spec = given(contract.snapshots).label
@@ -226,7 +239,7 @@ def label_finding(con: duckdb.DuckDBPyConnection, contract: Contract, raw: str) 
     there = ", ".join(f"{value!r} ({count:,} rows)" for value, count in counted[:5]) or "nothing"
     return Finding(
         "label_has_both_values",
-        rows == 0 or 0 < churned < rows,
+        rows < FEW_LABELLED or 0 < churned < rows,
         f"{churned:,} of {rows:,} labelled rows have {spec.column} = {spec.positive!r}; the column holds {there}",
         "Write tables.snapshots.label.positive as the column has it. From rows of one kind nothing can be learnt.",
         {"churned": churned, "labelled": rows},

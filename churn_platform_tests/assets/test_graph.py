@@ -94,6 +94,8 @@ def spoilt(kind: str, month: pd.DataFrame) -> pd.DataFrame:
         return month
     if kind == "too few rows":
         return month[:30]
+    if kind == "labels of one kind":
+        return month.assign(left="No")
     return month.rename(columns={"visits": "times"})
 
 
@@ -102,6 +104,7 @@ def spoilt(kind: str, month: pd.DataFrame) -> pd.DataFrame:
     [
         ("too many bad rows", "bad_rows_are_few", "10 of 60 rows (16.67%) are bad"),
         ("too few rows", "has_enough_rows", "30 good rows, at least 50 are needed"),
+        ("labels of one kind", "label_has_both_values", "0 of 60 labelled rows have left = 'Yes'"),
         ("a missing column", None, "visits: the source has no 'visits'"),
     ],
 )

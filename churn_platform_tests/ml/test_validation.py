@@ -277,10 +277,12 @@ def test_the_remedy_names_what_in_the_contract_may_be_wrong() -> None:
 def test_a_label_of_one_kind_only_is_noticed(labels: list[str], passed: bool) -> None:
     contract = changed(WIDE)
     with engine(contract) as con:
-        found = validation.label_finding(con, contract, landed(con, pd.DataFrame({"left": labels}, dtype="str")))
+        found = validation.label_finding(con, contract, landed(con, pd.DataFrame({"left": labels * 5}, dtype="str")))
+        few = validation.label_finding(con, contract, landed(con, pd.DataFrame({"left": ["No"] * 9}, dtype="str")))
     assert found.passed == passed
     if "yes" in labels:
-        assert found.words == "0 of 2 labelled rows have left = 'Yes'; the column holds 'No' (1 rows), 'yes' (1 rows)"
+        assert found.words == "0 of 10 labelled rows have left = 'Yes'; the column holds 'No' (5 rows), 'yes' (5 rows)"
+    assert few.passed, "of so few rows it may be chance"
 
 
 def test_more_rows_than_the_contract_allows_are_refused() -> None:
