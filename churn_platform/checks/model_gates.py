@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from churn_platform.ml.probes import Answers
+    from churn_platform.ml.training import Trained
 
 
 def checks(contract: Contract) -> list[dg.AssetChecksDefinition]:
@@ -114,7 +115,8 @@ def judge(
             labels=parts.test[LABEL].to_numpy(dtype="float64"),
             candidate=said,
             champion=None if by_champion is None else by_champion(parts.test),
-            again=again,
+            again=None if again is None else again.test_probability,
+            claims={} if again is None else _claims(challenger, again),
             walk=walk,
             answers=answers,
             train_rate=float(challenger.tags["train_rate"]),
@@ -148,6 +150,16 @@ def _champion(
         dg.get_dagster_logger().warning("%s", because)
         return None, because
     return champion, ""
+
+
+def _claims(challenger: "ModelVersion", again: "Trained") -> dict[str, tuple[float, float]]:
+    """What a version's tags say that it is served and judged by; each with what it is when trained again."""
+    found = {
+        "threshold": again.threshold,
+        "train_rate": again.train_rate,
+        "test_roc_auc": again.metrics.get("test_roc_auc", float("nan")),
+    }
+    return {name: (float(challenger.tags.get(name, "nan")), value) for name, value in found.items()}
 
 
 def _answers(contract: Contract, model: RegisteredModel) -> "Answers":

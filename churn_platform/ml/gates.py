@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +45,8 @@ ALWAYS = {
     probes.UNSEEN: "No test row, nor a copy of one, is among the rows that the model was fitted on.",
     probes.GIVES_AWAY: "No single feature is so good that it must know the outcome.",
     probes.ID: "No feature names the customer.",
-    RECIPE: "Trained again from the recorded rows, without the test window, the model answers the same.",
+    RECIPE: "Trained again from the recorded rows, without the test window, the model, its threshold and what is "
+    "recorded of it come out the same.",
     BASE: "The Brier score is significantly better than that of the churn rate, said of everybody.",
     CHAMPION: "On the same test rows, ROC AUC is not significantly below the champion's.",
     WALK: "Trained as of each of the last windows, the recipe is not significantly worse than the champion there.",
@@ -116,6 +117,7 @@ class Evidence:
     megabytes: float | None  # the size of the stored model
     no_champion_because: str = "there is no champion yet"
     not_again_because: str = "the recipe could not be trained again"
+    claims: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # what it says of itself; what came out
 
 
 def judge(contract: Contract, evidence: Evidence, only: Collection[str] | None = None) -> list[Finding]:
@@ -221,7 +223,12 @@ def _recipe(evidence: Evidence) -> Finding:
             f"trained again without the test window, it answers differently: {differ:,} of {len(gaps):,} answers, by "
             f"up to {gap:.4f}; ROC AUC {own:.4f}, and {honest:.4f} when trained again"
         )
-    return Finding(RECIPE, not differ, words, remedy, {"differ": differ, "largest_difference": gap})
+    false = {name: said for name, said in evidence.claims.items() if not abs(said[0] - said[1]) <= probes.SAME}
+    words += "".join(
+        f"; it says that its {name} is {said:.6g}, and comes out with {found:.6g}"
+        for name, (said, found) in false.items()
+    )
+    return Finding(RECIPE, not differ and not false, words, remedy, {"differ": differ, "largest_difference": gap})
 
 
 def _against_base_rate(contract: Contract, evidence: Evidence) -> Finding:

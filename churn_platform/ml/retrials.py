@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from churn_platform.contract import Contract
     from churn_platform.ml.probes import Answers
+    from churn_platform.ml.training import Trained
 
     Array = NDArray[np.float64]
 
@@ -45,8 +46,8 @@ class Walk:
     skipped: dict[str, str] = field(default_factory=dict)  # window to why it could not be judged
 
 
-def again(contract: Contract, rows: pd.DataFrame, parameters: dict[str, Any] | None) -> Array:
-    """What the recipe says of the test rows when it is trained without them, shape (test rows,).
+def again(contract: Contract, rows: pd.DataFrame, parameters: dict[str, Any] | None) -> Trained:
+    """What becomes of the recipe when it is trained once more, without the test rows.
 
     Args:
         contract: says how the rows are divided and what is trained.
@@ -56,7 +57,7 @@ def again(contract: Contract, rows: pd.DataFrame, parameters: dict[str, Any] | N
     Raises:
         NotEnoughDataError: the rows do not suffice.
     """
-    return train(contract, rows, parameters=parameters).test_probability
+    return train(contract, rows, parameters=parameters)
 
 
 def walk(  # noqa: PLR0917 - a recipe, its rows, and what it is compared with

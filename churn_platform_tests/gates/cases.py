@@ -20,8 +20,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
+from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME
-from churn_platform.ml import gates, models, probes
+from churn_platform.ml import gates, models, probes, retrials
 from churn_platform.resources.tracking import CHALLENGER
 from churn_platform_tests.gates.world import World, noise
 
@@ -173,6 +174,20 @@ def best_of_many(world: World) -> str:
     tried = [world.fit(DecisionTreeClassifier(max_depth=4, max_features=2, random_state=seed)) for seed in range(40)]
     best = max(tried, key=lambda model: gates.metrics.fast_roc_auc(labels, model.predict_proba(inputs)[:, 1]))
     return world.register(best)
+
+
+@bad("chose its threshold on the test window", [gates.RECIPE], "it says that its threshold is")
+def threshold_on_test(world: World) -> str:
+    honest = retrials.train(world.contract, read_training_set(world.contract, world.shop.tables, world.whole))
+    labels, said = world.parts.test[LABEL].to_numpy(), honest.test_probability
+    best = max(np.unique(said), key=lambda threshold: ((said >= threshold) == labels).mean())
+    return world.register(honest.pipeline, threshold=repr(float(best)))
+
+
+@bad("says that it is better than it is", [gates.RECIPE], "it says that its test_roc_auc is 0.99")
+def boasts(world: World) -> str:
+    honest = retrials.train(world.contract, read_training_set(world.contract, world.shop.tables, world.whole))
+    return world.register(honest.pipeline, test_roc_auc="0.99")
 
 
 @bad("says that it was tested on another window", [STEP], "splits the data differently now")

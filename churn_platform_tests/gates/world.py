@@ -168,12 +168,13 @@ class World:
     def tags(self, version: int, contract: Contract) -> dict[str, str]:
         """What candidate_model writes to a version that is made of a version of the training set."""
         rows = read_training_set(contract, self.shop.tables, version)
-        parts = split(contract, rows)
+        parts, honest = split(contract, rows), retrials.train(contract, rows)
         return {
             "window": "2023-09-01",
             "training_set_version": str(version),
-            "train_rate": repr(float(pd.concat([parts.train, parts.validation])[LABEL].mean())),
-            "test_roc_auc": "0.75",
+            "threshold": repr(honest.threshold),
+            "train_rate": repr(honest.train_rate),
+            "test_roc_auc": repr(honest.metrics.get("test_roc_auc", float("nan"))),
             "labels_known_until": str(rows[MATURED_AT].max()),
             "test_from": str(parts.test[SNAPSHOT_TIME].min()),
             "test_to": str(parts.test[SNAPSHOT_TIME].max()),
@@ -184,8 +185,7 @@ class World:
         self.by = contract = contract or self.contract
         version = self.whole if rows is None else self.record(rows)
         trained = retrials.train(contract, read_training_set(contract, self.shop.tables, version))
-        said = {PARAMETERS: json.dumps(trained.parameters), "threshold": repr(trained.threshold)}
-        return self.register(trained.pipeline, version, contract, **said)
+        return self.register(trained.pipeline, version, contract, **{PARAMETERS: json.dumps(trained.parameters)})
 
     # -- judging them
 

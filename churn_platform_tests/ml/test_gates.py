@@ -280,6 +280,15 @@ def test_a_candidate_that_does_not_come_out_the_same_again_is_refused():
     assert "other rows than it says" in found.remedy
 
 
+@pytest.mark.parametrize("claim", [0.9999, float("nan")])
+@pytest.mark.parametrize("name", ["threshold", "train_rate", "test_roc_auc"])
+def test_a_candidate_that_says_of_itself_what_does_not_come_out_again_is_refused(name, claim):
+    assert gates.RECIPE not in failed(gates.judge(CONTRACT, evidence(claims={name: (0.5, 0.5 + 1e-12)})))
+    found = gates.judge(CONTRACT, evidence(claims={name: (claim, 0.5)}))
+    assert failed(found) == [gates.RECIPE]
+    assert f"it says that its {name} is {claim:.6g}, and comes out with 0.5" in verdict(found, gates.RECIPE).words
+
+
 def test_a_candidate_that_cannot_be_trained_again_is_refused():
     found = gates.judge(CONTRACT, evidence(again=None, not_again_because="the recipe cannot be trained again: no rows"))
     assert failed(found) == [gates.RECIPE]
