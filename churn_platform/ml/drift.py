@@ -80,7 +80,7 @@ def compare(
 
     Args:
         contract: what it says under `drift`, and which features are watched.
-        reference: the champion's training rows: features and, if known, `churn_probability`.
+        reference: the champion's training rows: features and, of those that were held out, `churn_probability`.
         current: the window's rows, the same columns.
         page: where to write Evidently's page (one HTML file that needs no network).
 

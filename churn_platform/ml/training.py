@@ -11,6 +11,7 @@ import pandas as pd
 from churn_platform.contract import LABEL, MATURED_AT, PROBABILITY, SNAPSHOT_TIME
 from churn_platform.ml import decisions, metrics, models
 from churn_platform.ml.calibration import Calibration, choose
+from churn_platform.ml.drift import MIN_ROWS
 from churn_platform.ml.splits import NotEnoughDataError, Splits, split
 from churn_platform.ml.tuning import Found, Trial, search
 
@@ -38,7 +39,7 @@ class Trained:
     metrics: dict[str, float]  # validation_<metric> and test_<metric>
     test_probability: Array
     test_score: Array  # the same before calibration
-    reference: pd.DataFrame  # features and probability of the rows it was fitted on, a sample: what drift compares with
+    reference: pd.DataFrame  # what drift compares with: see `_reference`
     importance: tuple[Array, Array]  # loss of ROC AUC on validation rows: means and deviations, per feature
 
 
@@ -115,9 +116,6 @@ def train(
     final = calibration.apply(pipeline)
     test_probability = models.probabilities(final, inputs["test"])
     measured |= _prefixed("test", metrics.evaluate(labels["test"], test_probability, threshold))
-    reference = inputs["fitted"]
-    if len(reference) > contract.drift.sample_rows:
-        reference = reference.sample(contract.drift.sample_rows, random_state=contract.model.seed)
     return Trained(
         pipeline=final,
         splits=parts,
@@ -129,9 +127,32 @@ def train(
         metrics=measured,
         test_probability=test_probability,
         test_score=models.probabilities(pipeline, inputs["test"]),
-        reference=reference.assign(**{PROBABILITY: models.probabilities(final, reference)}).reset_index(drop=True),
+        reference=_reference(contract, inputs["fitted"], calibration.held_out),
         importance=importance,
     )
+
+
+def _reference(contract: Contract, fitted: pd.DataFrame, held_out: Array) -> pd.DataFrame:
+    """Features of the rows that a model was fitted on, a sample, and the probabilities of those that were held out.
+
+    Of its own training rows a model speaks more boldly than of anybody else, and live scores would differ from that
+    without any drift. So only the validation rows, scored before the model knew them, have a probability; the others
+    have none. The sample holds them in proportion, and as many as drift needs at least.
+
+    Args:
+        contract: says how many rows.
+        fitted: the features of the training rows and then of the validation rows.
+        held_out: the probabilities of the validation rows.
+    """
+    known = np.concatenate([np.full(len(fitted) - len(held_out), np.nan), held_out])
+    rows, random = fitted.assign(**{PROBABILITY: known}), contract.model.seed
+    if len(rows) > contract.drift.sample_rows:
+        held, learnt = rows.iloc[-len(held_out) :], rows.iloc[: -len(held_out)]
+        share = round(contract.drift.sample_rows * len(held) / len(rows))
+        many = min(len(held), max(share, MIN_ROWS))
+        learnt = learnt.sample(contract.drift.sample_rows - many, random_state=random)
+        rows = pd.concat([learnt, held.sample(many, random_state=random)])
+    return rows.reset_index(drop=True)
 
 
 def _threshold(contract: Contract, rows: pd.DataFrame, labels: Array, probability: Array) -> float:

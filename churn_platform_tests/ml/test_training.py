@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from churn_platform.ml import decisions, metrics, training
+from churn_platform.ml import decisions, drift, metrics, training
 from churn_platform.ml.models import frame, probabilities
 from churn_platform.ml.splits import NotEnoughDataError
 from churn_platform_tests import graph
@@ -29,12 +29,27 @@ def test_metrics_of_validation_and_test_are_there_and_good(trained):
     assert trained.splits.test["snapshot_time"].nunique() == 1
 
 
-def test_the_reference_is_what_the_model_was_fitted_on_with_its_probabilities(trained):
+def test_the_reference_is_what_the_model_was_fitted_on_with_the_probabilities_of_those_held_out(trained):
     fitted_on = len(trained.splits.train) + len(trained.splits.validation)
     assert len(trained.reference) == fitted_on
     assert list(trained.reference.columns) == [*CONTRACT.feature_names, "churn_probability"]
-    said = probabilities(trained.pipeline, trained.reference[CONTRACT.feature_names])
-    assert (said == trained.reference["churn_probability"]).all()
+    assert trained.reference["churn_probability"].tolist() == pytest.approx(
+        [*[float("nan")] * len(trained.splits.train), *trained.calibration.held_out], nan_ok=True
+    )
+
+
+def test_scores_do_not_drift_where_nothing_changes_however_well_a_model_knows_its_own_rows():
+    forest = "model: {family: random_forest, params: {n_estimators: 40, max_depth: 20, min_samples_leaf: 1}, "
+    contract = changed(graph.SIMULATED, ("model: {family: logistic_regression, ", forest))
+    found = training.train(contract, graph.labelled(700, 4))
+    now = graph.labelled(2000, 1, seed=99)
+    now["churn_probability"] = probabilities(found.pipeline, frame(contract, now))
+    report = drift.compare(contract, found.reference, now)
+    assert report.score_drift is not None
+    assert report.score_drift < 0.1
+    boldly = probabilities(found.pipeline, frame(contract, found.reference))
+    in_sample = drift.compare(contract, found.reference.assign(churn_probability=boldly), now)
+    assert in_sample.score_drift > 0.2  # what it says of its own rows would have drifted from the first day
 
 
 def test_the_base_rate_is_that_of_the_rows_it_was_fitted_on(trained):
@@ -77,7 +92,9 @@ def test_importance_finds_what_matters_and_what_does_not(trained):
 
 def test_the_reference_is_a_sample_where_there_are_many_rows():
     contract = changed(graph.SIMULATED, ("share: 0.5}", "share: 0.5, sample_rows: 1000}"))
-    assert len(training.train(contract, graph.labelled(400)).reference) == 1000
+    reference = training.train(contract, graph.labelled(400)).reference
+    assert len(reference) == 1000
+    assert reference["churn_probability"].notna().sum() == drift.MIN_ROWS  # a quarter of the rows would be too few
 
 
 @pytest.mark.parametrize("label", [0, 1])
