@@ -79,12 +79,26 @@ def sent_on(tables: TableStore) -> dict[str, date]:
 
 
 def suppressed(con: duckdb.DuckDBPyConnection, contract: Contract, settings: Settings) -> list[object]:
-    """The customers who are never to be contacted, as the tables call them. Raises TreatmentError."""
+    """The customers who are never to be contacted, as the tables call them.
+
+    Raises:
+        TreatmentError: the list cannot be read, or an id of it can be nobody's: who is meant might be contacted.
+    """
     path = given(contract.value).suppression
     if path is None:
         return []
     full = path if "://" in path else str(settings.contract.parent / path)
-    return list(stored(con, contract, settings, ids(contract, full, "value.suppression in contract.yaml")).values())
+    written = ids(contract, full, "value.suppression in contract.yaml")
+    usable = stored(con, contract, settings, written)
+    places = [str(place) for place, text in enumerate(written, start=1) if text not in usable]
+    if places:
+        listed = ", ".join(places[:10]) + (", ..." if len(places) > 10 else "")
+        raise TreatmentError(
+            f"{path} holds {len(written):,} ids, and {len(written) - len(places):,} of them are usable: number {listed} "
+            f"cannot be an id of type {contract.customer.type}, as contract.yaml has it. Whoever is meant might be "
+            "contacted, so there is no list. Correct or remove them."
+        )
+    return list(usable.values())
 
 
 def ids(contract: Contract, path: str, named_by: str) -> list[str]:
@@ -124,7 +138,7 @@ def ids(contract: Contract, path: str, named_by: str) -> list[str]:
         )
     if place is None:
         return [row[0].strip() for row in rows]
-    return [row[place].strip() for row in rows[1:] if len(row) > place]
+    return [row[place].strip() for row in rows[1:] if len(row) > place and row[place].strip()]
 
 
 def stored(
