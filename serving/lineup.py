@@ -85,6 +85,7 @@ class Keeper:
         self.lineup = LineUp()
         self.registry_problem = ""  # why the registry cannot be asked
         self.from_cache = False  # the champion was found on this machine, and the registry has not been heard since
+        self._has_none = False  # the registry answered, and names no champion
         self._registry = registry
         self._cache = cache
         self._on_champion = on_champion
@@ -96,7 +97,8 @@ class Keeper:
         self._say("registry", self._guarded(self._look_at_champion))
         self.registry_problem = self._said["registry"]
         if self.lineup.champion is None:
-            self._say("cache", self._guarded(self._from_cache))
+            if not self._has_none:  # a registry that says there is none is believed
+                self._say("cache", self._guarded(self._from_cache))
             return
         self._say("canary", self._guarded(self._look_at_canary))
         if self.contract.serving.shadow:
@@ -111,9 +113,11 @@ class Keeper:
             return f"{kind}{' '.join(str(error).split())[:500]}"
 
     def _look_at_champion(self) -> str:
+        self._has_none = False
         found = self._registry.version(CHAMPION)
         old = self.lineup.champion
         if found is None:
+            self._has_none = True
             kept = f" Version {old.version} goes on serving." if old else ""
             return f"the registry has no champion: promote a version and it is loaded by itself.{kept}"
         new = self._load(CHAMPION, found, old)

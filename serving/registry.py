@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER, CANARY = "champion", "challenger", "canary"
 COMPILED = "compiled_model.npz"  # the artifact of a version's run that is served
-LARGEST_MODEL = 512 * 1024 * 1024  # bytes
 
 
 class RegistryError(RuntimeError):
@@ -108,11 +107,11 @@ class HttpRegistry:
         else:  # kept elsewhere, as by a server that was started with --no-serve-artifacts: it reads them for us
             query = urllib.parse.urlencode({"path": COMPILED, "run_uuid": version.run_id})
             url = f"{self.base}/get-artifact?{query}"
-        with self._open(url) as answer, target.open("wb") as file:
-            announced = int(answer.headers.get("Content-Length") or 0)
-            if announced > LARGEST_MODEL:
-                raise RegistryError(f"the compiled model of version {version.version} has {announced:,} bytes.")
-            shutil.copyfileobj(answer, file)
+        try:
+            with self._open(url) as answer, target.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+        except _MissingError:
+            raise _no_compiled_model(version) from None
 
     def _run(self, version: Version) -> dict[str, Any]:
         run: dict[str, Any] = self._ask("runs/get", run_id=version.run_id)["run"]
@@ -134,6 +133,12 @@ class HttpRegistry:
             raise RegistryError(f"the MLflow server answered {error.code}: {words}") from None
         except (OSError, ValueError) as error:
             raise RegistryError(f"the MLflow server at {self.base} cannot be reached: {error}") from None
+
+
+def _no_compiled_model(version: Version) -> RegistryError:
+    return RegistryError(
+        f"version {version.version} has no {COMPILED}, without which it is not served. Train a new model: job `retrain`."
+    )
 
 
 class _MissingError(RegistryError):
@@ -203,6 +208,8 @@ class SqliteRegistry:
                     shutil.copyfileobj(source, file)
             else:
                 shutil.copyfile(Path(root) / COMPILED, target)
+        except FileNotFoundError:
+            raise _no_compiled_model(version) from None
         except OSError as error:
             raise RegistryError(
                 f"the compiled model of version {version.version} cannot be read: {error.strerror or error}."
@@ -239,8 +246,9 @@ class Cache:
     def fetch(self, registry: Registry, version: Version) -> Kept:
         """Bring a version here, where it is not here yet. Raises RegistryError."""
         path = self._path(version)
-        if path.exists():
-            return Kept(version, self._noted(path).metrics, path)
+        noted = self._noted(path)
+        if noted is not None:
+            return Kept(version, noted.metrics, path)
         self.folder.mkdir(parents=True, exist_ok=True)
         metrics = registry.metrics(version)
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
@@ -270,21 +278,24 @@ class Cache:
     def last_good(self) -> Kept | None:
         """What served well last, or None."""
         try:
-            path = self.folder / (self.folder / "last_good").read_text().strip()
-            return self._noted(path) if path.exists() else None
-        except (OSError, ValueError, KeyError):
+            name = (self.folder / "last_good").read_text().strip()
+        except OSError:
             return None
+        return self._noted(self.folder / name)
 
     def _path(self, version: Version) -> Path:
         # the run as well as the number: a registry that was made anew counts from 1 again
         return self.folder / f"{version.version}-{version.run_id}.npz"
 
-    def _noted(self, path: Path) -> Kept:
+    @staticmethod
+    def _noted(path: Path) -> Kept | None:
+        """What is here under a name; None where it is not, or not whole."""
         try:
             noted = json.loads(path.with_suffix(".json").read_text())
-        except (OSError, ValueError):
-            raise RegistryError(f"{path.with_suffix('.json')} cannot be read: remove the folder.") from None
-        return Kept(Version(noted["version"], noted["run_id"], noted["tags"]), noted["metrics"], path)
+            version = Version(noted["version"], noted["run_id"], noted["tags"])
+            return Kept(version, noted["metrics"], path) if path.is_file() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @staticmethod
     def _write(path: Path, text: str) -> None:
