@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 export CHURN_HOME ?= $(CURDIR)/.churn
 
 .DEFAULT_GOAL := help
-.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training bench-serving image test-container manifests lint format clean lock check
+.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training bench-scoring bench-serving image test-container manifests lint format clean lock check
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,11 @@ test-container: $(VENV)/.installed ## build the image for real, with a Docker da
 
 manifests: ## what Kubernetes is to run, rendered by kubectl's Kustomize
 	@kubectl kustomize --load-restrictor LoadRestrictionsNone k8s/base
+
+# BENCH_SCORING=--short for a quick look, or other options of benchmarks/scoring.py
+BENCH_SCORING ?= --with-1e7
+bench-scoring: $(VENV)/.installed ## batch scoring from Parquet to Parquet, against scikit-learn
+	@$(BIN)/python -m benchmarks.scoring $(BENCH_SCORING)
 
 lint: $(VENV)/.installed ## style, types and definitions
 	@$(BIN)/ruff format --check .

@@ -291,6 +291,7 @@ def customers(rows: int, seed: int = 1) -> pd.DataFrame:
 
 def risk(rows: pd.DataFrame) -> Array:
     """The probability of churning of made-up customers: the quiet and the young leave."""
+    rows = rows.fillna({"recency_days": 0, "purchases_30d": 0, "age": 45})
     logit = 0.08 * rows["recency_days"] - 0.6 * rows["purchases_30d"] - 0.03 * (rows["age"] - 45) - 1
     return np.asarray(1 / (1 + np.exp(-logit)), dtype="float64")
 

@@ -13,10 +13,11 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
+from churn_platform import prediction_log
 from churn_platform.assets.common import advice
 from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, SNAPSHOT_TIME, Contract
-from churn_platform.ml import gates, models, retrials
+from churn_platform.ml import equality, gates, models, retrials
 from churn_platform.ml.splits import NotEnoughDataError, split
 from churn_platform.ml.validation import Finding
 from churn_platform.resources.storage import TableStore
@@ -105,6 +106,11 @@ def judge(
         by_champion = _answers(contract, champion)
         unseen_from = pd.Timestamp(champion.tags["test_from"])
         walk = retrials.walk(contract, rows, parts, parameters, by_champion, unseen_from, say)
+    compiled, not_compiled = None, ""
+    try:
+        compiled = equality.compiled(contract, tracking.compiled(challenger))
+    except RegistryError as error:
+        not_compiled = str(error)
     found = gates.judge(
         contract,
         gates.Evidence(
@@ -125,6 +131,9 @@ def judge(
             megabytes=tracking.megabytes(challenger),
             no_champion_because=because,
             not_again_because=not_again,
+            compiled=compiled,
+            not_compiled_because=not_compiled,
+            shadow=_shadow(contract, tables, str(challenger.version), champion),
         ),
     )
     if present is None:
@@ -152,6 +161,15 @@ def _champion(
     return champion, ""
 
 
+def _shadow(
+    contract: Contract, tables: TableStore, version: str, champion: RegisteredModel | None
+) -> gates.Shadow | None:
+    """What a version said in the shadow of the champion, where the contract asks for that."""
+    if not contract.gates.shadow_answers or champion is None:
+        return None
+    return gates.Shadow(*prediction_log.in_shadow(tables, version, champion.version))
+
+
 def _claims(challenger: "ModelVersion", again: "Trained") -> dict[str, tuple[float, float]]:
     """What a version's tags say that it is served and judged by; each with what it is when trained again."""
     found = {
@@ -163,7 +181,12 @@ def _claims(challenger: "ModelVersion", again: "Trained") -> dict[str, tuple[flo
 
 
 def _answers(contract: Contract, model: RegisteredModel) -> "Answers":
+    key = contract.customer.name
+
     def answers(rows: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        return models.probabilities(model.pipeline, models.frame(contract, rows))
+        inputs = models.frame(contract, rows)
+        if key in rows:  # where a model that looks at ids could find them, and be found out
+            inputs = inputs.set_axis(rows[key].to_numpy())
+        return models.probabilities(model.pipeline, inputs)
 
     return answers

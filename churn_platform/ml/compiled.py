@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -169,6 +167,20 @@ class CompiledModel:
             _plain(numbers), codes, *model[:8], model.divisor, *model[11:], len(self.features)
         )
 
+    def thresholds(self) -> dict[str, Array]:
+        """The numbers that the model's trees compare each numeric feature with, where there are any."""
+        found: dict[str, Array] = {}
+        if isinstance(self._model, _Trees):
+            model = self._model
+            line = model.nodes["link"] >> np.uint32(model.shift)
+            for place, how in zip(self.numeric, model.plan, strict=True):
+                cuts = model.cuts[how["first"] : how["last"]]
+                own = line != 0
+                own &= (line == how["line"]) | (line == how["low"])
+                compared = cuts if len(cuts) else np.unique(model.nodes["threshold"][own]).astype(np.float64)
+                found[self.features[place]] = compared[np.isfinite(compared)]
+        return {name: compared for name, compared in found.items() if len(compared)}
+
     def _codes(self, numbers: Array, texts: Sequence[Sequence[str | None]]) -> Codes:
         return self.codes(texts) if self.categories else np.empty((len(numbers), 0), np.int32)
 
@@ -214,7 +226,7 @@ class CompiledModel:
             CompiledModelError: there is none, it is damaged, or of another format.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 header = json.loads(stored["header"].tobytes())
                 _require(header["format"] == FORMAT, f"the format is {header['format']}, and this code reads {FORMAT}")
                 kind = _KINDS[header["kind"]]
@@ -234,7 +246,7 @@ class CompiledModel:
             found._check()
         except FileNotFoundError:
             raise CompiledModelError(f"there is no compiled model {path}. Train a new candidate.") from None
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # a damaged file fails in any of the ways of zipfile, numpy and JSON
             raise CompiledModelError(
                 f"the compiled model {path} cannot be read: {type(error).__name__}: {error}. "
                 "Restore the file, or train a new candidate."

@@ -1,8 +1,8 @@
 """The gates: what a candidate model must show before it may be champion.
 
 Some look at the test window, some at the rows that the model was made of, some ask the model on purpose
-(`ml.probes`), and some train again (`ml.retrials`). A gate that cannot be judged has failed. Each verdict says what was
-measured, what was asked for, and what to do.
+(`ml.probes`), and some train again (`ml.retrials`). A candidate that keeps a gate from judging it has failed; a gate that
+has nothing to compare with passes and says so. Each verdict says what was measured, what was asked for, and what to do.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from churn_platform.ml import metrics, probes
+from churn_platform.ml import equality, metrics, probes
 from churn_platform.ml.validation import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from churn_platform.contract import Contract
+    from churn_platform.ml.equality import Compiled
     from churn_platform.ml.probes import Answers
     from churn_platform.ml.retrials import Walk
 
@@ -38,6 +39,7 @@ WALK = "not_worse_than_the_champion_in_earlier_windows"
 SLICES = "no_slice_is_below_its_floor"
 STABLE = "scores_are_stable"
 RECIPE = "comes_out_the_same_without_the_test_window"
+SHADOW = "holds_up_in_shadow"
 ALWAYS = {
     WINDOW: "The test window holds enough customers, and enough churners, for a verdict.",
     SIGNATURE: "The model carries the schema of what it takes and what it answers.",
@@ -55,10 +57,12 @@ ALWAYS = {
     probes.DIRECTION: "On average, customers who buy more and more recently are not said to be more at risk.",
     probes.INVARIANT: "The answer for a customer hangs on the customer's features alone.",
     probes.BUDGET: "An answer comes in time, and the stored model is small enough.",
+    equality.EQUAL: "The compiled model, which is what serves, gives the model's own answers and decisions.",
+    SHADOW: "Asked about live requests beside the champion, it answered all of them, and much as the champion did.",
 }
 
 # their verdicts hold for the champion that they compared with, and for no other
-COMPARING = (CHAMPION, WALK, STABLE)
+COMPARING = (CHAMPION, WALK, STABLE, SHADOW)
 
 
 def descriptions(contract: Contract) -> dict[str, str]:
@@ -98,6 +102,16 @@ def fingerprint(contract: Contract) -> str:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """What a candidate said about live requests, beside the champion; nobody was told."""
+
+    answers: int  # to requests that the champion answered
+    failed: int  # requests on which it gave no answer
+    candidate: Array  # the newest of the answers
+    champion: Array  # what the champion said on these very requests
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the gates look at."""
 
@@ -118,6 +132,9 @@ class Evidence:
     no_champion_because: str = "there is no champion yet"
     not_again_because: str = "the recipe could not be trained again"
     claims: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # what it says of itself; what came out
+    compiled: Compiled | None = None  # the candidate as it would serve; None where it could not be compiled or loaded
+    not_compiled_because: str = "it has no compiled model"
+    shadow: Shadow | None = None  # None where the contract asks for none
 
 
 def judge(contract: Contract, evidence: Evidence, only: Collection[str] | None = None) -> list[Finding]:
@@ -162,7 +179,16 @@ def _judgements(contract: Contract, evidence: Evidence) -> dict[str, Callable[[]
         probes.DIRECTION: lambda: probes.reacts(contract, tested, answers),
         probes.INVARIANT: lambda: probes.invariant(contract, tested, answers),
         probes.BUDGET: lambda: probes.budget(contract, tested, answers, evidence.megabytes),
+        equality.EQUAL: lambda: _compiled(contract, evidence),
+        SHADOW: lambda: _shadow(contract, evidence),
     }
+
+
+def _compiled(contract: Contract, evidence: Evidence) -> Finding:
+    if evidence.compiled is None:
+        return Finding(equality.EQUAL, False, evidence.not_compiled_because, equality.REMEDY)
+    known = pd.concat([evidence.tested, evidence.fitted])
+    return equality.compare(contract, evidence.compiled, evidence.answers, evidence.threshold, known)
 
 
 def _judged(name: str, judgement: Callable[[], Finding]) -> Finding:
@@ -346,8 +372,7 @@ def _stable(contract: Contract, evidence: Evidence) -> Finding:
     if evidence.champion is None:
         return Finding(STABLE, True, evidence.no_champion_because)
     asked = contract.gates.max_score_shift
-    # the Wasserstein distance of the two distributions: by how much sorted probabilities differ on average
-    shift = float(np.abs(np.sort(evidence.candidate) - np.sort(evidence.champion)).mean())
+    shift = _shift(evidence.candidate, evidence.champion)
     words = (
         f"scores are distributed {shift:.4f} away from the champion's on the same rows; asked for is at most {asked}"
     )
@@ -371,6 +396,41 @@ def _stable(contract: Contract, evidence: Evidence) -> Finding:
         "Whoever works with the scores would see other customers at risk overnight, without being told better. Look "
         "for a changed label, calibration or feature; raise gates.max_score_shift if the change is meant.",
         found | {"gain": gain.value, "low": gain.low, "high": gain.high},
+    )
+
+
+def _shift(first: Array, second: Array) -> float:
+    """The Wasserstein distance of the two distributions: by how much sorted probabilities differ on average."""
+    return float(np.abs(np.sort(first) - np.sort(second)).mean())
+
+
+def _shadow(contract: Contract, evidence: Evidence) -> Finding:
+    needed, most = contract.gates.shadow_answers, contract.gates.max_score_shift
+    if not needed:
+        return Finding(SHADOW, True, "the contract asks for no answers in the shadow")
+    if evidence.champion is None:
+        return Finding(SHADOW, True, evidence.no_champion_because)
+    if evidence.shadow is None:
+        return Finding(SHADOW, False, "the prediction log was not looked at", "Judge it once more.")
+    shadow, found = evidence.shadow, {"answers": evidence.shadow.answers, "failed": evidence.shadow.failed}
+    if shadow.failed:
+        words = f"in the shadow it gave no answer to {shadow.failed:,} live requests, and {shadow.answers:,} answers"
+        remedy = "It fails on what customers are really like: look at the endpoint's log and at these rows of "
+        remedy += "prediction_log (shadow_probability is missing)."
+        return Finding(SHADOW, False, words, remedy, found)
+    words = f"in the shadow it gave {shadow.answers:,} answers beside the champion's; asked for are {needed:,}"
+    if shadow.answers < needed:
+        remedy = "Let it score live requests (serving.shadow) until there are enough, execute the checks of "
+        remedy += "candidate_model once more, then materialize champion."
+        return Finding(SHADOW, False, words, remedy, found)
+    shift = _shift(shadow.candidate, shadow.champion)
+    return Finding(
+        SHADOW,
+        shift <= most,
+        f"{words}; they are distributed {shift:.4f} away from the champion's; asked for is at most {most}",
+        "On live requests it sees other customers at risk than the champion does, whatever it said of the test window. "
+        "Look for features that are other online; raise gates.max_score_shift if the change is meant.",
+        found | {"shift": shift, "maximum": most},
     )
 
 

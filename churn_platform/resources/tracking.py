@@ -1,8 +1,9 @@
 """Experiment tracking and the model registry: MLflow, with the platform's own conventions.
 
-One registered model per contract. Its aliases say what a version is: `challenger` (the newest candidate) and
-`champion` (what is served). A version's tags carry what is needed to serve it, and the gates' verdicts: promotion
-reads them, so that a model whose gates did not all pass for that very version cannot be promoted by any route.
+One registered model per contract. Its aliases say what a version is: `challenger` (the newest candidate), `champion`
+(what is served) and `canary` (what answers for a share of the customers). A version's tags carry what is needed to
+serve it, and the gates' verdicts: promotion reads them, so that a model whose gates did not all pass for that very
+version cannot be promoted by any route.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version as installed
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from churn_platform.ml.models import TRUSTED_TYPES, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import pandas as pd
     from mlflow import MlflowClient
@@ -29,15 +31,22 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from churn_platform.contract import Contract
+    from churn_platform.ml.compiled import CompiledModel
     from churn_platform.ml.tuning import Trial
     from churn_platform.settings import Settings
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+CANARY = "canary"  # answers for a share of the customers
+CANARY_SHARE = "canary.share"  # tag of a version: that share, above 0 and below 1
+COMPILED = "compiled_model.npz"  # the model as it is served, kept with the model's run
 REFERENCE = "reference.parquet"  # the rows that drift is measured against, kept with the model's run
+FEATURES_VERSION = "features_version"  # tag of a version: the contract's features.version that it was trained on
+MODEL_CARD = "model_card"  # tag of a version: where its card is
 PARAMETERS = "parameters"  # tag, of a run and a version: the estimator's parameters, JSON
 SEARCH = "search"  # tag, of both: what ended the search for them
 BY_TRIALS, BY_TIME = "trials", "time"
+_NOT_COMPILED = "not_compiled"  # tag of a version: why it has no compiled model
 _GATE = "gate."
 _CHAMPION_THEN = "champion"  # of a verdict: the version that was champion when it was reached
 _CONFIRMED = "promotion"  # the line of the promotion log that made a version champion
@@ -124,7 +133,7 @@ class Tracking:
 
         Args:
             pipeline: the model, fitted.
-            inputs: rows that the model was fitted on; at most 50 are looked at, and none of them is kept.
+            inputs: rows that the model was fitted on; none of them is kept.
             folder: plots and reports to keep with the run.
             tags: what to know of the version; `threshold` is the contract's where they do not say.
 
@@ -160,6 +169,8 @@ class Tracking:
             skops_trusted_types=TRUSTED_TYPES,
         )
         mlflow.log_artifacts(str(folder))
+        threshold = tags.get("threshold", str(self.contract.model.threshold))
+        not_compiled = self._log_compiled(pipeline, float(threshold), inputs)
         try:
             self.client.create_registered_model(self.model_name, description=f"Churn model of {self.contract.name}")
         except MlflowException as error:
@@ -171,17 +182,38 @@ class Tracking:
             source=info.model_uri,
             run_id=run.info.run_id if run else None,
             tags={
-                "threshold": str(self.contract.model.threshold),
+                "threshold": threshold,
                 **tags,
+                **({_NOT_COMPILED: not_compiled} if not_compiled else {}),
                 "features": json.dumps(self.contract.feature_names),
                 "contract": self.contract.fingerprint,
-                "features_version": str(self.contract.features.version),
+                FEATURES_VERSION: str(self.contract.features.version),
                 "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             model_id=info.model_id,
         )
         self.client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
         return version
+
+    def _log_compiled(self, pipeline: Pipeline, threshold: float, inputs: pd.DataFrame) -> str:
+        """Keep the model, compiled, with the active run; returns why not where that cannot be done."""
+        import mlflow
+
+        from churn_platform.ml.compiled import CompiledModelError, compile_model
+
+        try:
+            compiled = compile_model(self.contract, pipeline, threshold, inputs)
+        except CompiledModelError as error:  # its gate refuses it, with these words
+            return str(error)
+        with TemporaryDirectory() as folder:
+            compiled.save(Path(folder) / COMPILED)
+            mlflow.log_artifact(str(Path(folder) / COMPILED))
+        return ""
+
+    def describe(self, version: ModelVersion, words: str, card: str) -> None:
+        """Say what a version is where the registry shows it, and where its model card is (a `runs:/` address)."""
+        self.client.update_model_version(self.model_name, version.version, words)
+        self.client.set_model_version_tag(self.model_name, version.version, MODEL_CARD, card)
 
     def log_trial(self, parent: str, trial: Trial) -> None:
         """Keep a trial of a search as a run nested in the one that searches.
@@ -246,12 +278,33 @@ class Tracking:
             )
         )
 
+    def compiled(self, version: ModelVersion) -> CompiledModel:
+        """A version as it is served, compiled.
+
+        Raises:
+            RegistryError: it has no compiled model, a damaged one, or one of other features than the contract's.
+        """
+        from mlflow.exceptions import MlflowException
+
+        from churn_platform.ml.compiled import CompiledModel, CompiledModelError
+
+        name = f"version {version.version} of {self.model_name}"
+        try:
+            found = CompiledModel.load(self.artifact(str(version.run_id), COMPILED))
+        except (CompiledModelError, MlflowException, OSError) as error:
+            why = version.tags.get(_NOT_COMPILED) or " ".join(str(error).split())
+            raise RegistryError(f"{name} has no compiled model that could be served: {why}") from error
+        if list(found.features) != self.contract.feature_names:
+            raise RegistryError(f"the compiled model of {name} reads other features than the contract describes.")
+        self._require_meaning(version)
+        return found
+
     def usable_champion(self) -> ModelVersion | None:
         """The champion, if there is one and it reads the features that the contract describes, else None."""
         version = self.version_of(CHAMPION)
         if version is None or json.loads(version.tags.get("features", "null")) != self.contract.feature_names:
             return None
-        return version
+        return version if version.tags.get(FEATURES_VERSION) == str(self.contract.features.version) else None
 
     def load(self, version: ModelVersion) -> RegisteredModel:
         """Load a version.
@@ -279,6 +332,7 @@ class Tracking:
                 f"version {version.version} of {self.model_name} was trained on other features than the contract "
                 f"describes (different: {', '.join(changed)}). Train a new model, or bring the contract back."
             )
+        self._require_meaning(version)
         return RegisteredModel(
             version=str(version.version),
             run_id=str(version.run_id),
@@ -288,14 +342,28 @@ class Tracking:
             tags=dict(version.tags),
         )
 
+    def _require_meaning(self, version: ModelVersion) -> None:
+        """Refuse a version whose features meant something else. Raises RegistryError."""
+        then = version.tags.get(FEATURES_VERSION, "unknown")
+        if then != str(self.contract.features.version):
+            raise RegistryError(
+                f"version {version.version} of {self.model_name} was trained on features of version {then}, and "
+                f"features.version in contract.yaml is {self.contract.features.version}: they mean something else "
+                "now. Train a new model, or bring the contract back."
+            )
+
     def champion(self) -> RegisteredModel:
         """The champion, loaded. Raises RegistryError where there is none."""
+        return self.load(self.champion_version())
+
+    def champion_version(self) -> ModelVersion:
+        """The champion's version. Raises RegistryError where there is none."""
         version = self.version_of(CHAMPION)
         if version is None:
             raise RegistryError(
                 f"{self.model_name} has no champion yet: launch the job `retrain`; if its gates pass, it makes one."
             )
-        return self.load(version)
+        return version
 
     def has_signature(self, version: ModelVersion) -> bool:
         """Whether the stored model says what it takes and what it answers."""
@@ -407,6 +475,16 @@ class Tracking:
     def confirmed(self, version: str) -> str | None:
         """The line of the promotion log that last made a version champion."""
         return self.version(version).tags.get(_CONFIRMED)
+
+    def start_canary(self, version: str, share: float) -> None:
+        """Let the endpoint answer a share of the customers by a version: only for `promotion.start_canary`."""
+        self.client.set_model_version_tag(self.model_name, version, CANARY_SHARE, repr(share))
+        self.client.set_registered_model_alias(self.model_name, CANARY, version)
+
+    def stop_canary(self, version: str) -> None:
+        """Let it answer nobody any more. `promotion.stop_canary` keeps the log."""
+        self.client.delete_registered_model_alias(self.model_name, CANARY)
+        self.client.delete_model_version_tag(self.model_name, version, CANARY_SHARE)
 
     def require_answers(self, version: ModelVersion) -> None:
         """Refuse a version that could not serve.

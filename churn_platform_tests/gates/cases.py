@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -22,8 +23,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME
-from churn_platform.ml import gates, models, probes, retrials
-from churn_platform.resources.tracking import CHALLENGER
+from churn_platform.ml import equality, gates, models, probes, retrials
+from churn_platform.ml.compiled import CompiledModel, compile_model
+from churn_platform.resources.tracking import CHALLENGER, COMPILED, FEATURES_VERSION
 from churn_platform_tests.gates.world import World, noise
 
 LOADING = "no model"  # training or registration refuses; there is no challenger at all
@@ -40,15 +42,16 @@ class Case:
     stops: tuple[str, ...] = ()
     says: str = ""
     unjudged: bool = False  # the checks are not asked
+    shadow: bool = False  # the contract asks for answers in the shadow
 
 
 BAD: list[Case] = []
 GOOD: list[Case] = []
 
 
-def bad(name: str, stops: list[str], says: str, *, unjudged: bool = False):
+def bad(name: str, stops: list[str], says: str, *, unjudged: bool = False, shadow: bool = False):
     def add(make: Callable[[World], str]) -> Callable[[World], str]:
-        BAD.append(Case(name, make, tuple(stops), says, unjudged))
+        BAD.append(Case(name, make, tuple(stops), says, unjudged, shadow))
         return make
 
     return add
@@ -218,7 +221,7 @@ def _foreign(world: World, **options: object) -> str:
         )
     version = str(info.registered_model_version)
     known = world.tags(world.whole, world.contract)
-    known |= {"features": json.dumps(world.contract.feature_names), "threshold": "0.5"}
+    known |= {"features": json.dumps(world.contract.feature_names), FEATURES_VERSION: "1"}
     for name, value in known.items():
         tracking.client.set_model_version_tag(tracking.model_name, version, name, value)
     tracking.client.set_registered_model_alias(tracking.model_name, CHALLENGER, version)
@@ -254,6 +257,53 @@ def other_features(world: World) -> str:
     renamed = json.dumps([*world.contract.feature_names[:-1], "tier"])
     tracking.client.set_model_version_tag(tracking.model_name, version, "features", renamed)
     return version
+
+
+def _served(world: World, change: Callable[[Path], object]) -> str:
+    """An honest model, of which something else would be served."""
+    tracking = world.shop.tracking
+    version = world.retrain()
+    root = Path(
+        str(tracking.client.get_run(tracking.version(version).run_id).info.artifact_uri).removeprefix("file://")
+    )
+    change(root / COMPILED)
+    return version
+
+
+@bad("would serve another model than the one that was judged", [equality.EQUAL], "answers differently")
+def serves_another(world: World) -> str:
+    other = world.fit(labels=1 - world.fitted[LABEL].to_numpy())
+    return _served(world, compile_model(world.contract, other, 0.5, world.fitted).save)
+
+
+@bad("would serve a model that differs for missing values only", [equality.EQUAL], "= missing")
+def serves_other_medians(world: World) -> str:
+    def change(path: Path) -> None:
+        compiled = CompiledModel.load(path)
+        compiled._model.terms["fill"] += 30
+        compiled.save(path)
+
+    return _served(world, change)
+
+
+@bad("would serve by another threshold", [equality.EQUAL], "0 differ in probability")
+def serves_by_another_threshold(world: World) -> str:
+    def change(path: Path) -> None:
+        compiled = CompiledModel.load(path)
+        compiled.threshold /= 2
+        compiled.save(path)
+
+    return _served(world, change)
+
+
+@bad("would serve a file that is damaged", [equality.EQUAL], "no compiled model that could be served")
+def serves_damaged(world: World) -> str:
+    return _served(world, lambda path: path.write_bytes(path.read_bytes()[:-100]))
+
+
+@bad("has nothing that could be served", [equality.EQUAL], "no compiled model that could be served")
+def serves_nothing(world: World) -> str:
+    return _served(world, Path.unlink)
 
 
 @bad("is too large", [probes.BUDGET], "MB (at most 2)")
@@ -370,6 +420,31 @@ def unit_changed(world: World) -> str:
     )
 
 
+# ------------------------------------------------------------------------------------------- what live requests tell
+
+
+@bad("failed on live requests in the shadow", [gates.SHADOW], "no answer to 3 live requests", shadow=True)
+def failed_in_shadow(world: World) -> str:
+    model = world.fit()
+    version = world.register(model, contract=world.in_shadow.contract)
+    world.ask_live(version, model, failing=3)
+    return version
+
+
+@bad("says other things of live customers than of test rows", [gates.SHADOW], "away from the champion's", shadow=True)
+def other_in_shadow(world: World) -> str:
+    version = world.register(world.fit(), contract=world.in_shadow.contract)
+    alarmed = world.fit(LogisticRegression())
+    alarmed.named_steps["model"].intercept_ += 3
+    world.ask_live(version, alarmed)
+    return version
+
+
+@bad("was never asked in the shadow", [gates.SHADOW], "it gave 0 answers beside the champion's", shadow=True)
+def never_in_shadow(world: World) -> str:
+    return world.register(world.fit(), contract=world.in_shadow.contract)
+
+
 # -------------------------------------------------------------------------------------------- ways around the gates
 
 
@@ -409,6 +484,13 @@ def _with(world: World, *changes: tuple[str, str]) -> str:
 
 
 FAMILY = "model: {family: logistic_regression, train_windows: 2, min_windows: 3}"
+
+
+@good("the same recipe, tried in the shadow")
+def tried_in_shadow(world: World) -> str:
+    version = world.retrain(contract=world.in_shadow.contract)
+    world.ask_live(version, world.in_shadow.tracking.load(world.in_shadow.tracking.version(version)).pipeline)
+    return version
 
 
 @good("gradient boosting")

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from churn_platform.ml import retrials, training
+from churn_platform.ml import equality, retrials, training
 from churn_platform_tests import graph
 from churn_platform_tests.gates.outcomes import Outcome
 from churn_platform_tests.gates.world import World, text
@@ -25,6 +25,7 @@ def world(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrials, "train", once)
+        patch.setattr(equality, "ROWS", 4000)
         made = World(graph.empty(tmp_path_factory.mktemp("world"), text()).use(patch))
         made.begin()
         made.shop.use(patch)

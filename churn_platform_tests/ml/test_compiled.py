@@ -147,7 +147,7 @@ def test_what_was_saved_is_what_is_loaded(fitted, tmp_path):
 
 
 def test_it_says_its_features_and_where_the_numbers_are(fitted):
-    _, _, _, compiled = fitted
+    contract, _, _, compiled = fitted
     assert list(compiled.features) == contract.feature_names
     assert [compiled.features[place] for place in compiled.numeric] == contract.numeric_features
     assert [compiled.features[place] for place in compiled.categorical] == contract.categorical_features

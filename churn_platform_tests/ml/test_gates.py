@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from churn_platform.contract import ContractError
-from churn_platform.ml import gates, probes
+from churn_platform.ml import equality, gates, probes
 from churn_platform.ml.retrials import Walk
 from churn_platform_tests import graph
 from churn_platform_tests.worlds import changed
@@ -49,8 +49,14 @@ def evidence(rows: int = 1000, rate: float = 0.3, seed: int = 1, **changes) -> g
         threshold=0.5,
         has_signature=True,
         megabytes=1.0,
+        compiled=equality.Compiled(graph.risk, 0.5, {"age": np.array([40.5])}),
     )
     return dataclasses.replace(good, **changes)
+
+
+@pytest.fixture(autouse=True)
+def few_rows_to_compare_the_compiled_model_on(monkeypatch):
+    monkeypatch.setattr(equality, "ROWS", 1000)
 
 
 def verdict(found, name: str):
@@ -409,7 +415,7 @@ def test_a_model_that_fails_when_it_is_asked_on_purpose_is_refused_by_each_gate_
         raise ZeroDivisionError("no such customer")
 
     found = gates.judge(CONTRACT, evidence(answers=broken))
-    assert failed(found) == [probes.DIRECTION, probes.INVARIANT, probes.BUDGET]
+    assert failed(found) == [probes.DIRECTION, probes.INVARIANT, probes.BUDGET, equality.EQUAL]
     assert verdict(found, probes.DIRECTION).words == "it cannot be judged: ZeroDivisionError: no such customer"
 
 
@@ -432,3 +438,83 @@ def test_a_labelled_table_is_asked_for_what_the_specification_asks_unless_it_say
     assert changed(graph.WIDE, (stated, "gates: {minimum: {}}")).minimum == {}
     assert changed(graph.WIDE, ("", "")).minimum == {"roc_auc": 0.6}
     assert contract_with("gates: {min_test_rows: 50}").minimum == {}
+
+
+def test_a_candidate_without_a_compiled_model_is_refused_and_told_why():
+    found = verdict(gates.judge(CONTRACT, evidence(compiled=None, not_compiled_because="it got lost")), equality.EQUAL)
+    assert not found.passed
+    assert found.words == "it got lost"
+    assert "Materialize candidate_model again" in found.remedy
+
+
+def test_a_compiled_model_that_answers_differently_for_one_kind_of_customer_is_refused():
+    def other(rows):
+        return np.where(rows["age"].isna(), 0.9, graph.risk(rows))
+
+    found = verdict(gates.judge(CONTRACT, evidence(compiled=equality.Compiled(other, 0.5, {}))), equality.EQUAL)
+    assert not found.passed
+    assert "age = missing" in found.words
+    assert 0 < found.metadata["differ"] < 500
+
+
+def test_a_compiled_model_with_another_threshold_is_refused():
+    found = verdict(gates.judge(CONTRACT, evidence(compiled=equality.Compiled(graph.risk, 0.4, {}))), equality.EQUAL)
+    assert not found.passed
+
+
+# ------------------------------------------------------------------------------------------------------- the shadow
+
+
+IN_SHADOW = changed(
+    graph.SIMULATED,
+    ("min_test_rows: 50,", "min_test_rows: 50, shadow_answers: 100,"),
+    ("drift:", "serving: {shadow: true}\ndrift:"),
+)
+
+
+def shadowed(answers: int = 100, failed: int = 0, further: float = 0.0) -> gates.Evidence:
+    """Of a candidate that said on live requests what the champion said, and so much more."""
+    good, said = evidence(), np.linspace(0.1, 0.5, answers)
+    return dataclasses.replace(
+        good, champion=good.candidate, shadow=gates.Shadow(answers, failed, said + further, said)
+    )
+
+
+def test_where_the_contract_asks_for_no_shadow_nobody_has_to_be_in_it():
+    found = verdict(gates.judge(CONTRACT, dataclasses.replace(shadowed(), shadow=None)), gates.SHADOW)
+    assert (found.passed, found.words) == (True, "the contract asks for no answers in the shadow")
+
+
+def test_before_there_is_a_champion_there_is_no_shadow():
+    found = verdict(gates.judge(IN_SHADOW, evidence()), gates.SHADOW)
+    assert (found.passed, found.words) == (True, "there is no champion yet")
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (shadowed(0), "it gave 0 answers beside the champion's; asked for are 100"),
+        (shadowed(99), "it gave 99 answers"),
+        (shadowed(5000, failed=1), "it gave no answer to 1 live requests"),
+        (shadowed(further=0.11), "distributed 0.1100 away from the champion's; asked for is at most 0.1"),
+        (shadowed(further=float("nan")), "distributed nan away"),
+        (dataclasses.replace(shadowed(), shadow=None), "the prediction log was not looked at"),
+    ],
+)
+def test_a_candidate_that_does_not_hold_up_in_the_shadow_is_refused(case, words):
+    found = gates.judge(IN_SHADOW, case)
+    assert failed(found) == [gates.SHADOW]
+    assert words in verdict(found, gates.SHADOW).words
+
+
+def test_a_candidate_that_holds_up_in_the_shadow_passes_whatever_the_order_of_its_answers():
+    case = shadowed(further=0.09)
+    mixed = dataclasses.replace(case, shadow=dataclasses.replace(case.shadow, candidate=case.shadow.candidate[::-1]))
+    for each in (case, mixed):
+        assert failed(gates.judge(IN_SHADOW, each)) == []
+    assert verdict(gates.judge(IN_SHADOW, mixed), gates.SHADOW).metadata["shift"] == pytest.approx(0.09)
+
+
+def test_asking_for_answers_in_a_shadow_that_is_off_is_a_contradiction():
+    with pytest.raises(ContractError, match="none could ever pass"):
+        contract_with("gates: {minimum: {roc_auc: 0.6}, shadow_answers: 10}")
