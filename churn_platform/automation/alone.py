@@ -1,4 +1,8 @@
-"""Work that must not run beside a run that writes: it is itself a run with the tag that lets one write at a time."""
+"""Work that must not run beside a run that may write.
+
+It is itself a run with the tag that lets one write at a time. Runs that Dagster makes up by itself, for assets chosen
+in its pages or a backfill of them, have no such tag: so every run that is going on counts.
+"""
 
 import os
 import time
@@ -24,17 +28,17 @@ def process() -> dict[str, str]:
 def alone(
     instance: dg.DagsterInstance, name: str, work: Callable[[], T], wait_seconds: float, say: Callable[[str], None]
 ) -> T:
-    """Do something as a run of Dagster, once no other run writes; runs that are queued meanwhile start after it.
+    """Do something as a run of Dagster, once no other run is going on; jobs that write and are queued start after it.
 
     Args:
         instance: where runs are recorded.
         name: what the run is called. What the work is about stands nowhere: neither in the run nor in its log.
         work: what to do.
-        wait_seconds: how long to wait for runs that write now.
+        wait_seconds: how long to wait for the runs that are going on now.
         say: told what is waited for.
 
     Raises:
-        LocalError: another run goes on writing.
+        LocalError: another run goes on.
     """
     done: list[T] = []
 
@@ -54,22 +58,22 @@ def alone(
 
 def _wait(instance: dg.DagsterInstance, ours: str, seconds: float, say: Callable[[str], None]) -> None:
     deadline, told = time.monotonic() + seconds, False
-    while writing := [run for run in _writing(instance) if run.run_id != ours]:
-        listed = ", ".join(f"{run.job_name} ({run.run_id[:8]})" for run in writing)
+    while others := [run for run in _going_on(instance) if run.run_id != ours]:
+        listed = ", ".join(f"{run.job_name} ({run.run_id[:8]})" for run in others)
         if time.monotonic() > deadline:
             raise LocalError(
-                f"runs are still writing: {listed}. Try again when they have ended. If no process works on them any "
+                f"runs are still going on: {listed}. Try again when they have ended. If no process works on them any "
                 "more, cancel them in Dagster, under Runs."
             )
         if not told:
-            say(f"waiting for runs that write: {listed}")
+            say(f"waiting for runs: {listed}")
             told = True
         time.sleep(0.5)
 
 
-def _writing(instance: dg.DagsterInstance) -> Iterator[dg.DagsterRun]:
-    """The runs that write now. One whose process was killed is closed as failed: nobody else would do it."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES, tags=WRITES)):
+def _going_on(instance: dg.DagsterInstance) -> Iterator[dg.DagsterRun]:
+    """The runs that are going on. One whose process was killed is closed as failed: nobody else would do it."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
         pid, _, since = run.tags.get(PROCESS, "").partition(" ")
         if pid and started(int(pid)) != since:
             instance.report_run_failed(run, "The process of this run was killed.")
