@@ -27,6 +27,7 @@ def connection(time_zone: str = "UTC") -> Iterator[duckdb.DuckDBPyConnection]:
     """A private in-memory DuckDB that spills to the platform's home; times without a zone are in `time_zone`."""
     # a folder of its own: two connections of one process would overwrite each other's spilled blocks
     spill = settings().home / "spill" / f"{os.getpid()}-{secrets.token_hex(4)}"
+    spill.parent.mkdir(parents=True, exist_ok=True)  # DuckDB makes a folder, and none above it
     with duckdb.connect(
         config={
             "memory_limit": settings().memory_limit,

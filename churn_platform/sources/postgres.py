@@ -59,22 +59,34 @@ class PostgresSource:
         return closed_by(None if newest is None else as_utc(newest, self.contract.zone), now, self.contract.zone)
 
     def rows(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:
-        """See `Source.rows`."""
+        """See `Source.rows`.
+
+        The view is a stream that can be read once: what is masked is masked on its way, and no engine that runs out of
+        memory spills it to disk before. Columns that the contract does not keep are not asked for, and are NULL in it.
+        """
+        stream = self._stream(table, window)
+        schema: Any = next(stream)
+        con.register("_postgres_batches", pa.RecordBatchReader.from_batches(schema, stream))
         spec, view = self.contract.tables.items()[table], f"source_{table}"
-        with self._cursor(table) as cursor:
-            where = ""
-            if spec.time_column is not None:
-                where = f" WHERE {self._bounds(_time(cursor, spec), window)}"
-            cursor.execute(f"SELECT * FROM {_relation(spec)}{where}")
-            con.register("_postgres_batches", cursor.fetch_record_batch())
-            try:
-                con.execute(
-                    f"CREATE OR REPLACE TEMP TABLE {identifier(view)} AS "
-                    f"SELECT *, {literal(spec.relation or 'query')} AS {ORIGIN} FROM _postgres_batches"
-                )
-            finally:
-                con.unregister("_postgres_batches")
+        con.execute(
+            f"CREATE OR REPLACE TEMP VIEW {identifier(view)} AS "
+            f"SELECT *, {literal(spec.relation or 'query')} AS {ORIGIN} FROM _postgres_batches"
+        )
         return view
+
+    def _stream(self, name: str, window: Window) -> Iterator[Any]:
+        """The schema of a window's rows, then their batches; the connection is closed with the stream."""
+        table = self.contract.tables.items()[name]
+        with self._cursor(name) as cursor:
+            there, where = _columns(cursor, table), ""
+            if table.time_column is not None:
+                where = f" WHERE {self._bounds(_time(cursor, table), window)}"
+            read = _read(there, table)
+            listed = (identifier(n) if n in read else f"CAST(NULL AS text) AS {identifier(n)}" for n in there)
+            cursor.execute(f"SELECT {', '.join(listed)} FROM {_relation(table)}{where}")
+            batches = cursor.fetch_record_batch()
+            yield batches.schema
+            yield from batches
 
     def digest(self, con: duckdb.DuckDBPyConnection, table: str, window: Window) -> str:  # noqa: ARG002
         """See `Source.digest`."""
@@ -103,9 +115,7 @@ class PostgresSource:
         seed = int.from_bytes(bytes.fromhex(salt)[:8], "big", signed=True)
         with self._cursor(name) as cursor:
             there, time = _columns(cursor, table), _time(cursor, table)
-            written = [(column.from_ or name).lower() for name, column in table.kept.items()]
-            # an expression is not taken apart: a column counts that is named anywhere in one
-            read = [identifier(column) for column in there if any(column.lower() in text for text in written)]
+            read = [identifier(column) for column in _read(there, table)]
             keys = " ".join(f"WHEN {self._bounds(time, window)} THEN {literal(window.key)}" for window in looked_at)
             where = " OR ".join(f"({self._bounds(time, window)})" for window in looked_at)
             cursor.execute(
@@ -140,7 +150,7 @@ class PostgresSource:
             with postgres.connect(url) as connection, connection.cursor() as cursor:
                 cursor.execute(f"SET TIME ZONE {literal(self.contract.time.timezone)}")
                 yield cursor
-        except (postgres.Error, duckdb.Error, pa.ArrowException) as error:
+        except (postgres.Error, duckdb.Error, pa.ArrowException, OSError) as error:  # the last: of a stream
             reason = _without_secrets(str(error), url)
             raise SourceError(f"PostgreSQL refused the query for tables.{table}: {reason}") from None
 
@@ -154,6 +164,12 @@ def _relation(table: Table) -> str:
 def _columns(cursor: Any, table: Table) -> list[str]:
     cursor.execute(f"SELECT * FROM {_relation(table)} LIMIT 0")
     return [column[0] for column in cursor.description]
+
+
+def _read(there: list[str], table: Table) -> list[str]:
+    """The columns that the contract keeps. An expression is not taken apart: what is named anywhere in one is read."""
+    written = [(column.from_ or name).lower() for name, column in table.kept.items()]
+    return [name for name in there if any(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", w) for w in written)]
 
 
 def _time(cursor: Any, table: Table) -> str:
@@ -175,8 +191,13 @@ def _written(there: list[str], table: Table, name: str) -> str:
     return identifier(near[0]) if len(near) == 1 else f"({written})"
 
 
+# What PostgreSQL quotes after these words is a name; whatever else it quotes may be a value of a row.
+_NAMES = re.compile(r"\b(relation|column|schema|table|view|function|type|role|user|database|server at|near|key)\s+\Z")
+_QUOTES = "\"'\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb\u2039\u203a"  # of the server's language
+
+
 def _without_secrets(text: str, url: str) -> str:
-    """The first line of an error message, without the address or the password, however they are written in it."""
+    """The first line of an error message, without values, address or password, however they are written in it."""
     text = text.replace(url, "(address)")
     text = re.sub(r"\w+(\+\w+)?://[^\s\"']+", "(address)", text)
     secrets = re.findall(r"://[^:/@]*:(.*)@", url) + re.findall(r"password\s*=\s*'?([^\s']+)", url)
@@ -184,7 +205,19 @@ def _without_secrets(text: str, url: str) -> str:
         for written in {secret, unquote(secret)} - {""}:
             text = text.replace(written, "(password)")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else "no reason given"
+    return _without_values(lines[0]) if lines else "no reason given"
+
+
+def _without_values(line: str) -> str:
+    """A line up to the first quotation that is no name, and what follows the last: a value may hold quotes itself."""
+    begin = 0
+    while found := re.compile(f"[{_QUOTES}]").search(line, begin):
+        after = re.compile(f"[{_QUOTES}]").search(line, found.end())
+        if after is None or not _NAMES.search(line[: found.start()]):
+            last = max(line.rfind(mark) for mark in _QUOTES)
+            return f"{line[: found.start()]}(a value){line[last + 1 :]}"
+        begin = after.end()
+    return line
 
 
 def _instant(moment: datetime) -> str:
