@@ -97,6 +97,9 @@ class Docker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in reversed([mount for mount in mounts if mount.startswith(f"{self.folder}/")]):
+            subprocess.run(["umount", mount], check=True)  # the daemon leaves its network's name
+        shutil.rmtree(self.folder)
         if not self._had_key:
             Path("/etc/docker/key.json").unlink(missing_ok=True)
