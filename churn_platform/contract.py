@@ -41,6 +41,15 @@ RANK, WORTH, PROFIT, ARM, REASONS = "rank", "customer_value", "expected_profit",
 CONTACTED, CONTACTED_AT = "contacted", "contacted_at"
 LIST_COLUMNS = frozenset({*RESERVED_COLUMNS, RANK, WORTH, PROFIT, ARM, REASONS, CONTACTED, CONTACTED_AT})
 
+# What the prediction log says beside customer, probability, prediction, model and arm.
+LOG_COLUMNS = frozenset(
+    {
+        *(PROBABILITY, PREDICTION, MODEL_VERSION, ARM),
+        *("answer_id", "answered_at", "threshold", "feature_timestamp", "stale", "features"),
+        *("shadow_version", "shadow_probability"),
+    }
+)
+
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -414,6 +423,9 @@ class Gates(_Strict):
     )
     max_latency_ms: float = Field(250, gt=0, description="for the answer to one customer")
     max_size_mb: float = Field(200, gt=0, description="of the stored model")
+    shadow_answers: int = Field(
+        0, ge=0, description="so many live requests a candidate scores in the shadow before it may be champion"
+    )
 
 
 DriftMethod = Literal["psi", "jensenshannon", "wasserstein", "hellinger"]
@@ -1166,6 +1178,9 @@ class _Contradictions:
                         f"{metric} may be at most {most} and must be at least {section.minimum[metric]}: no model can."
                     )
                     self.say((*at, "maximum", metric), what, "Swap or correct them.")
+        if gates.shadow_answers and not self.contract.serving.shadow:
+            what = "candidates are to answer in the shadow, but `serving.shadow` is off: none could ever pass."
+            self.say(("gates", "shadow_answers"), what, "Write `serving: {shadow: true}`, or remove this.")
 
     def check_directions(self) -> None:
         try:
@@ -1312,9 +1327,15 @@ class _Contradictions:
 
     def check_serving(self) -> None:
         field = self.contract.serving.customer_field
-        if field in (PROBABILITY, PREDICTION, MODEL_VERSION, "features", "feature_timestamp"):
+        others = {"features", "feature_timestamp", "stale", "schema_version", "reasons", "error", "explain"}
+        if field in others | {PROBABILITY, PREDICTION, MODEL_VERSION}:
             remedy = "Use another name, such as user_id."
-            self.say(("serving", "customer_field"), f"{field!r} is another field of the response.", remedy)
+            self.say(("serving", "customer_field"), f"{field!r} is another field of a request or response.", remedy)
+
+    def check_log(self) -> None:
+        if self.contract.customer.name in LOG_COLUMNS:
+            what = f"{self.contract.customer.name!r} is another column of the prediction log."
+            self.say(("customer", "name"), what, "Use another name.")
 
     def check_owner(self) -> None:
         owner = self.contract.owner

@@ -65,7 +65,15 @@ def test_figures_of_value_are_explained() -> None:
     assert "a kept customer is worth 0.25 times spent_90d; contacting one costs 3 and keeps 20% of those" in said
     assert "at most 1,500 customers a window; 10% of the chosen are left alone by lot" in said
     assert "rests for 90 days; those in do_not_contact.csv are never contacted" in said
+    assert "High Risk from the probability on that earns most on the validation rows (50% if none earns)." in said
+    assert "High Risk from 50% on." in explain(changed(PURCHASES))
     assert "Decisions" not in explain(changed(PURCHASES))
     said = explain(changed(PURCHASES + "value: {customer_value: 80, offer_cost: 3, acceptance: 0.2, hold_out: 0}\n"))
     assert "is worth 80; " in said
     assert "as many as that; nobody is left alone by lot" in said
+
+
+def test_answers_in_the_shadow_are_explained_where_they_are_asked_for() -> None:
+    said = explain(changed(PURCHASES + "gates: {shadow_answers: 2000}\nserving: {shadow: true}\n"))
+    assert "2,000 live requests answered in the shadow of the champion, much as it did" in said
+    assert "in the shadow" not in explain(changed(PURCHASES))

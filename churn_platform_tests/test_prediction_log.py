@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from churn_platform import erasure, maintenance, prediction_log
+from churn_platform.contract import ContractError, parse
 from churn_platform.ml.masking import derived, pseudonym
 from churn_platform.resources.segments import FINISHED, REJECTED, Segments
 from churn_platform.settings import PROJECT, Settings
@@ -83,6 +84,12 @@ def test_an_integer_key_stays_an_integer(tmp_path, monkeypatch):
     landed = land(gym)
     assert gym.rows("prediction_log")["member"].tolist() == [9007199254740993]
     assert landed.rejected == 2
+
+
+def test_a_customer_who_is_called_like_another_column_is_refused_by_the_contract():
+    for name in set(prediction_log.columns(parse(graph.SIMULATED))) - {"buyer"}:
+        with pytest.raises(ContractError, match=r"another column of the prediction log"):
+            parse(graph.SIMULATED.replace("name: buyer", f"name: {name}"))
 
 
 def test_landings_add_to_the_table_and_nothing_to_land_changes_nothing(shop):
@@ -170,6 +177,30 @@ def test_empty_segments_and_empty_lines_are_nothing(shop):
     segment(shop, b"\n", line(1), b"\r\n", number=2)
     landed = land(shop)
     assert (landed.segments, landed.rows, landed.rejected, landed.cut) == (2, 1, 0, 0)
+
+
+# ------------------------------------------------------------------------------------------------------ the shadow
+
+
+def test_what_was_said_in_the_shadow_is_told_by_version_and_beside_the_champion_alone(shop):
+    assert prediction_log.in_shadow(shop.tables, "2", "1")[:2] == (0, 0)
+    beside = {"shadow_version": "2", "shadow_probability": 0.3}
+    segment(
+        shop,
+        line(1, **beside, probability=0.1),
+        line(2, **beside | {"shadow_probability": None}),
+        line(3, **beside, version="4", arm="canary"),  # another answered: it is not compared with the champion there
+        line(4, **beside | {"shadow_probability": None}, version="4", arm="canary"),
+        line(5, **beside, version="0"),  # beside the champion before
+        line(6, **beside | {"shadow_version": "3"}),
+        line(7),
+        line(8, **beside | {"shadow_probability": 0.4}, probability=0.2, at="2026-11-21T00:00:00Z"),
+    )
+    land(shop)
+    count, failed, own, other = prediction_log.in_shadow(shop.tables, "2", "1")
+    assert (count, failed) == (2, 2)
+    assert (own.tolist(), other.tolist()) == ([0.4, 0.3], [0.2, 0.1])
+    assert prediction_log.in_shadow(shop.tables, "2", "1", most=1)[2].tolist() == [0.4]
 
 
 # --------------------------------------------------------------------------------------------- what is still written

@@ -60,9 +60,10 @@ def refuse(world: World, case: Case) -> Outcome:
     except (ModelError, NotEnoughDataError) as error:
         outcome.stopped[LOADING] = str(error)
     else:
-        outcome.stopped |= {} if case.unjudged else world.judge()
+        shop = world.in_shadow if case.shadow else world.shop
+        outcome.stopped |= {} if case.unjudged else world.judge(shop)
         try:
-            promotion.promote(world.shop.tables, world.shop.tracking, version, "the adversary")
+            promotion.promote(shop.tables, shop.tracking, version, "the adversary")
             outcome.promoted = True
         except RegistryError as error:
             outcome.stopped |= {JUDGED: str(error)} if case.unjudged else {}

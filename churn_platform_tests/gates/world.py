@@ -23,7 +23,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from churn_platform import promotion
+from churn_platform import prediction_log, promotion
 from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
@@ -31,7 +31,7 @@ from churn_platform.ml import models, retrials, training
 from churn_platform.ml.compiled import compile_model
 from churn_platform.ml.splits import split
 from churn_platform.resources.tracking import CHALLENGER, PARAMETERS, Tracking
-from churn_platform_tests import graph
+from churn_platform_tests import answers, graph
 from serving import online
 from serving.lineup import Keeper
 from serving.registry import Cache, SqliteRegistry, Version
@@ -81,6 +81,7 @@ class World:
     shop: graph.Platform
     by: Contract | None = None  # under which the newest challenger was made
     rows: pd.DataFrame = field(default_factory=lambda: graph.labelled(CUSTOMERS, MONTHS))
+    checks: dict[str, dg.JobDefinition] = field(default_factory=dict)  # by contract; each is resolved once
 
     # -- set up
 
@@ -190,15 +191,39 @@ class World:
     # -- judging them
 
     @cached_property
-    def checks(self) -> dg.JobDefinition:
-        """The real checks of candidate_model, resolved once."""
-        selection = dg.AssetSelection.checks_for_assets(dg.AssetKey("candidate_model"))
-        job = dg.define_asset_job("judge", selection=selection)
-        return dg.Definitions.merge(self.shop.definitions, dg.Definitions(jobs=[job])).resolve_job_def("judge")
+    def in_shadow(self) -> graph.Platform:
+        """The same platform under a contract that asks for answers in the shadow."""
+        size = "  max_size_mb: 2\n"
+        return self.shop.other((size, f"{size}  shadow_answers: 50\n"), ("drift:", "serving: {shadow: true}\ndrift:"))
 
-    def judge(self) -> dict[str, str]:
-        """Let the checks judge the challenger; returns gate to words of those that refuse it."""
-        result = self.checks.execute_in_process(
+    def ask_live(self, version: str, pipeline: Any, failing: int = 0) -> None:
+        """Let the champion answer live requests and a version score them in its shadow; some of them it fails on."""
+        rows = self.rows[self.rows[SNAPSHOT_TIME] == self.rows[SNAPSHOT_TIME].max()]
+        inputs = models.frame(self.contract, rows)
+        said = [models.probabilities(each, inputs) for each in (self.shop.tracking.champion().pipeline, pipeline)]
+        lines = [
+            answers.line(
+                number,
+                id=f"{version}-{number}",
+                version=self.shop.alias(),
+                probability=float(told),
+                shadow_version=version,
+                shadow_probability=None if number < failing else float(beside),
+            )
+            for number, (told, beside) in enumerate(zip(*said, strict=True))
+        ]
+        answers.segment(self.shop, *lines)
+        prediction_log.land(self.shop.tables, self.contract, self.shop.settings, lambda _: None)
+
+    def judge(self, shop: graph.Platform | None = None) -> dict[str, str]:
+        """Let the real checks judge the challenger; returns gate to words of those that refuse it."""
+        shop = shop or self.shop
+        if shop.contract.fingerprint not in self.checks:
+            selection = dg.AssetSelection.checks_for_assets(dg.AssetKey("candidate_model"))
+            job = dg.define_asset_job("judge", selection=selection)
+            merged = dg.Definitions.merge(shop.definitions, dg.Definitions(jobs=[job]))
+            self.checks[shop.contract.fingerprint] = merged.resolve_job_def("judge")
+        result = self.checks[shop.contract.fingerprint].execute_in_process(
             instance=self.shop.instance, run_config=graph.QUIET, raise_on_error=False
         )
         return self.failed(result)
