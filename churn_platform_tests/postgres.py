@@ -68,6 +68,7 @@ class PostgresServer:
                 env=self._environment,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # a Ctrl-C is for the tests, which end it themselves
             )
         ready = f"{self._programs / 'pg_isready'} -q -h 127.0.0.1 -p {self.port}"
         for _ in range(200):
