@@ -178,11 +178,13 @@ def _isotonic(labels: Array, score: Array) -> Isotonic | None:
     fitted = IsotonicRegression(y_min=margin, y_max=1 - margin).fit_transform(score, labels)
     levels, block = np.unique(fitted, return_inverse=True)
     centres = np.bincount(block, weights=score) / np.bincount(block)
+    # a block at the very end is that end; else the curve goes on a little beyond the outermost block
+    lowest = levels[0] if centres[0] <= 0 else levels[0] * (1 - _TAIL)
+    highest = levels[-1] if centres[-1] >= 1 else levels[-1] + (1 - levels[-1]) * _TAIL
     inside = (centres > 0) & (centres < 1)
-    centres, levels = centres[inside], levels[inside]
     return Isotonic(
-        scores=[0.0, *centres.tolist(), 1.0],
-        probabilities=[levels[0] * (1 - _TAIL), *levels.tolist(), levels[-1] + (1 - levels[-1]) * _TAIL],
+        scores=[0.0, *centres[inside].tolist(), 1.0],
+        probabilities=[float(lowest), *levels[inside].tolist(), float(highest)],
     )
 
 

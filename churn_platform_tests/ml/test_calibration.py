@@ -65,6 +65,16 @@ def test_what_no_sigmoid_undoes_is_undone_by_isotonic_regression():
     assert metrics.calibration_error(labels, found.curve(score)) < 0.02
 
 
+@pytest.mark.parametrize("certain", [[0.0, 1.0], [0.0], [1.0]])
+def test_isotonic_regression_takes_scores_that_are_all_0_or_1(certain):
+    random = np.random.default_rng(1)
+    score = random.choice(np.array(certain), 2000)
+    labels = (random.random(2000) < 0.2 + 0.5 * score).astype("float64")
+    found = choose(contract("isotonic"), pd.Series([f"c{number}" for number in range(2000)]), labels, score)
+    for value in certain:
+        assert found.curve(np.array([value])) == pytest.approx(labels[score == value].mean(), abs=0.002)
+
+
 def test_isotonic_regression_is_not_looked_at_where_rows_are_few():
     found = choose(contract(), *world(calibration.ISOTONIC_FROM - 1, bent))
     assert set(found.brier) == {"none", "sigmoid"}
