@@ -5,6 +5,10 @@ table that is only ever appended to. An entry is written before the alias is mov
 afterwards: an entry whose alias never moved is recognised by the next action, which says so in an entry of its own. An
 alias that somebody moved by other means is noticed likewise, and entered as what it is.
 
+On one machine, actions wait for each other. Those of several machines, such as a `churn rollback` beside a run on
+Kubernetes, notice each other in the log: whoever finds a line there that was not when it began withdraws its own, and
+what another machine has announced and not done is given a minute before it counts as cut short.
+
 The log keeps as well when a canary was started and stopped. These lines make no version champion.
 """
 
@@ -13,9 +17,10 @@ from __future__ import annotations
 import fcntl
 import json
 import secrets
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -37,6 +42,7 @@ PROMOTION, ROLLBACK = "promotion", "rollback"
 OUTSIDE = "outside"  # the alias was moved by something else than this module
 DROPPED = "dropped"  # the entry that it is about was written, and then its process was killed
 CANARY_STARTED, CANARY_STOPPED = "canary_started", "canary_stopped"
+IN_FLIGHT = timedelta(minutes=1)  # so long another machine may take between announcing an action and doing it
 _OF_CHAMPIONS = (PROMOTION, ROLLBACK, OUTSIDE)
 
 _SCHEMA = pa.schema(
@@ -56,6 +62,7 @@ _SCHEMA = pa.schema(
         ("data_versions", pa.string()),
         ("evidence", pa.string()),
         ("dagster_run", pa.string()),
+        ("host", pa.string()),
     ]
 )
 
@@ -79,6 +86,7 @@ class Entry:
     number: int = 0
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     promoted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    host: str = field(default_factory=socket.gethostname)
 
 
 def entries(tables: TableStore) -> list[Entry]:
@@ -131,10 +139,12 @@ def promote(
         The line of the log, or None where the version is the champion already.
 
     Raises:
-        RegistryError: not every gate of the contract has passed for this version, or it was rolled back from.
+        RegistryError: not every gate of the contract has passed for this version, it was rolled back from, or another
+            machine promotes or rolls back at this moment. Nothing has changed then.
     """
     with _alone(tracking.settings):
-        log = _settle(tables, tracking)
+        lines = _settle(tables, tracking)
+        log = took_effect(lines)
         model = tracking.version(version)
         before = _champion(tracking)
         tracking.require_passed(version)
@@ -150,7 +160,7 @@ def promote(
         entry = Entry(
             PROMOTION, version, before, by, "every gate has passed", dagster_run, **_evidence(tracking, model)
         )
-        entry = _append(tables, entry)
+        entry = _announce(tables, entry, lines)
         tracking.promote(version)
         tracking.confirm(version, entry.id)
         _end_canary_of(tables, tracking, version, by, dagster_run)
@@ -172,10 +182,12 @@ def rollback(tables: TableStore, tracking: Tracking, version: str | None = None,
 
     Raises:
         RegistryError: there is no such version, it never was champion, is champion already, cannot be loaded, reads
-            other features than the contract describes, or gives no usable answer. Nothing has changed then.
+            other features than the contract describes, gives no usable answer, or another machine promotes or rolls
+            back at this moment. Nothing has changed then.
     """
     with _alone(tracking.settings):
-        log = _settle(tables, tracking)
+        lines = _settle(tables, tracking)
+        log = took_effect(lines)
         before = _champion(tracking)
         if before is None:
             raise RegistryError("there is no champion to roll back from. Launch the job `retrain` to make one.")
@@ -188,7 +200,7 @@ def rollback(tables: TableStore, tracking: Tracking, version: str | None = None,
             listed = f"Former champions: {', '.join(former)}." if former else "There is no former champion."
             raise RegistryError(f"version {target} never was champion, so nothing speaks for it. {listed}")
         tracking.require_answers(model)
-        entry = _append(tables, Entry(ROLLBACK, target, before, by, why, **_evidence(tracking, model)))
+        entry = _announce(tables, Entry(ROLLBACK, target, before, by, why, **_evidence(tracking, model)), lines)
         tracking.reinstate(target)
         tracking.confirm(target, entry.id)
         _end_canary_of(tables, tracking, target, by)
@@ -307,21 +319,55 @@ def _evidence(tracking: Tracking, model: ModelVersion) -> dict[str, Any]:
     }
 
 
-def _append(tables: TableStore, entry: Entry) -> Entry:
+def _announce(tables: TableStore, entry: Entry, lines: Sequence[Entry]) -> Entry:
+    """Write the line of an action that is about to move the alias; withdraw it where it is not the only new one.
+
+    Args:
+        tables: hold the log.
+        entry: the line.
+        lines: the log as it was when the action began.
+
+    Raises:
+        RegistryError: another machine has written a line meanwhile.
+    """
+    entry = _append(tables, entry, lines)
+    known = {line.id for line in lines}
+    others = [line for line in entries(tables) if line.id not in known and line.id != entry.id]
+    if others:
+        words = f"{others[0].by} on {others[0].host} acted at the same moment"
+        _append(tables, Entry(DROPPED, entry.version, entry.previous, by=entry.by, why=words, about=entry.id))
+        raise RegistryError(f"nothing was changed: {words}. Look at `churn history`, and try again in a minute.")
+    return entry
+
+
+def _append(tables: TableStore, entry: Entry, lines: Sequence[Entry] | None = None) -> Entry:
     written: dict[str, Any] = {name: getattr(entry, name) for name in _SCHEMA.names}
-    written["number"] = max((line.number for line in entries(tables)), default=0) + 1
+    written["number"] = max((line.number for line in (entries(tables) if lines is None else lines)), default=0) + 1
     tables.write(LOG, pa.Table.from_pylist([written], schema=_SCHEMA), keep=True)
     return Entry(**written)
 
 
 def _settle(tables: TableStore, tracking: Tracking) -> list[Entry]:
-    """Enter into the log what it does not know yet; returns the lines that made a version champion."""
+    """Enter into the log what it does not know yet; returns all of its lines.
+
+    Raises:
+        RegistryError: another machine has announced an action less than a minute ago, and not done it yet.
+    """
     champion = _champion(tracking)
     if champion is not None:
         _end_canary_of(tables, tracking, champion, by="the action after it")
     log = entries(tables)
     unsettled = _unsettled(log, tracking)
-    return took_effect(log if unsettled is None else [*log, _append(tables, unsettled)])
+    if unsettled is None:
+        return log
+    announced = next((line for line in log if unsettled.event == DROPPED and line.id == unsettled.about), None)
+    if announced is not None and announced.host != unsettled.host:
+        if unsettled.promoted_at - announced.promoted_at < IN_FLIGHT:
+            raise RegistryError(
+                f"a {announced.event} to version {announced.version} by {announced.by} on {announced.host} is under "
+                "way, or was cut short less than a minute ago. Nothing was changed; try again in a minute."
+            )
+    return [*log, _append(tables, unsettled, log)]
 
 
 def _unsettled(log: Sequence[Entry], tracking: Tracking) -> Entry | None:
@@ -342,7 +388,10 @@ def _unsettled(log: Sequence[Entry], tracking: Tracking) -> Entry | None:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """One promotion or rollback at a time on this machine; a process that is killed lets go by that."""
+    """One promotion or rollback at a time on this machine; a process that is killed lets go by that.
+
+    What happens on several machines at once, `_announce` and `_settle` notice.
+    """
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / "promotion.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

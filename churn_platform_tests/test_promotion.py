@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -189,6 +190,37 @@ def test_a_log_from_before_there_were_events_is_read_and_goes_on(shop):
     assert log(shop) == [("promotion", None, "3")]
     promotion.promote(shop.tables, shop.tracking, candidate(shop), "now")
     assert log(shop) == [("promotion", None, "3"), ("promotion", "3", "5")]
+
+
+# -- several machines
+
+
+def test_of_two_machines_that_act_at_the_same_moment_none_or_one_has_its_way(shop, monkeypatch):
+    new, append = candidate(shop), promotion._append
+
+    def meanwhile(tables, entry, lines=None):
+        monkeypatch.setattr(promotion, "_append", append)
+        append(tables, promotion.Entry("rollback", "1", "3", by="ann", host="another"), lines)
+        return append(tables, entry, lines)
+
+    monkeypatch.setattr(promotion, "_append", meanwhile)
+    with pytest.raises(RegistryError, match="nothing was changed: ann on another acted at the same moment"):
+        promotion.promote(shop.tables, shop.tracking, new, "somebody")
+    assert shop.alias() == "3"
+    shop.tracking.reinstate("1")  # and ann goes on
+    assert log(shop) == [*THREE, ("rollback", "3", "1")]
+
+
+def test_what_another_machine_has_announced_is_waited_for_a_minute_before_it_counts_as_cut_short(shop):
+    begun = promotion.Entry("rollback", "1", "3", by="ann", host="another")
+    promotion._append(shop.tables, begun)
+    with pytest.raises(RegistryError, match="a rollback to version 1 by ann on another is under way"):
+        promotion.rollback(shop.tables, shop.tracking)
+    assert (shop.alias(), lines(shop)) == ("3", 4)
+    promotion._append(
+        shop.tables, dataclasses.replace(begun, id="old", promoted_at=begun.promoted_at - promotion.IN_FLIGHT)
+    )
+    assert promotion.rollback(shop.tables, shop.tracking).version == "2"
 
 
 # -- killed processes
