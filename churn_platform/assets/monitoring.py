@@ -67,7 +67,7 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
             tables.read(con, "customer_features", [key])
             tables.read(con, "churn_scores", [key])
             current = con.sql(
-                f"SELECT f.*, s.{PROBABILITY} FROM customer_features f "
+                f"SELECT f.*, s.{PROBABILITY}, s.{MODEL_VERSION} FROM customer_features f "
                 f"LEFT JOIN churn_scores s ON f.{customer} = s.{customer} AND f.{SNAPSHOT_TIME} = s.{SNAPSHOT_TIME} "
                 f"WHERE {AT_RISK} ORDER BY ALL"
             ).df()
@@ -77,6 +77,8 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
         except RegistryError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         reference = pd.read_parquet(tracking.artifact(champion.run_id, REFERENCE))
+        # what an earlier champion said of the window is not to be compared with what this one says
+        current[PROBABILITY] = current[PROBABILITY].where(current[MODEL_VERSION] == champion.version)
         try:
             found = drift.compare(contract, reference, current, page)
         except drift.DriftError as error:  # too few customers to speak of drift: an answer, not a fault
