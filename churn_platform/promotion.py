@@ -360,13 +360,12 @@ def _settle(tables: TableStore, tracking: Tracking) -> list[Entry]:
     unsettled = _unsettled(log, tracking)
     if unsettled is None:
         return log
-    announced = next((line for line in log if unsettled.event == DROPPED and line.id == unsettled.about), None)
-    if announced is not None and announced.host != unsettled.host:
-        if unsettled.promoted_at - announced.promoted_at < IN_FLIGHT:
-            raise RegistryError(
-                f"a {announced.event} to version {announced.version} by {announced.by} on {announced.host} is under "
-                "way, or was cut short less than a minute ago. Nothing was changed; try again in a minute."
-            )
+    announced = next((line for line in log if unsettled.event == DROPPED and line.id == unsettled.about), unsettled)
+    if announced.host != unsettled.host and unsettled.promoted_at - announced.promoted_at < IN_FLIGHT:
+        raise RegistryError(
+            f"a {announced.event} to version {announced.version} by {announced.by} on {announced.host} is under way, "
+            "or was cut short less than a minute ago. Nothing was changed; try again in a minute."
+        )
     return [*log, _append(tables, unsettled, log)]
 
 
