@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from churn_platform.ml import gates
+from churn_platform.checks import model_gates
+from churn_platform.ml import gates, probes
 from churn_platform.ml.models import fit, frame
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import RegistryError
+from churn_platform.resources.tracking import RegisteredModel, RegistryError
 from churn_platform_tests import graph
 
 STRICT = ("roc_auc: 0.6", "roc_auc: 0.999")
@@ -43,6 +45,23 @@ def assert_shut(shop, version: str, gate: str, reason: str) -> None:
             shop.tracking.promote(version, also)
     assert shop.alias() == "1"
     assert [entry["version"] for entry in shop.log()] == ["1"]
+
+
+class LooksAtIds:
+    """Finds the customers' ids where a data frame can hold them, and answers by them."""
+
+    def predict_proba(self, inputs):
+        risk = np.array([int(str(customer).removeprefix("c")) % 10 / 10 for customer in inputs.index])
+        return np.column_stack([1 - risk, risk])
+
+
+def test_a_model_that_finds_the_ids_is_found_out():
+    contract, rows = graph.parse(graph.SIMULATED), graph.labelled(200, 1)
+    model = RegisteredModel("1", "run", LooksAtIds(), contract.feature_names, 0.5, {})
+    found = probes.invariant(contract, rows, model_gates._answers(contract, model))
+    assert not found.passed
+    assert "with the ids shuffled" in found.words
+    assert "in another order" not in found.words
 
 
 def test_a_candidate_that_fails_a_gate_is_not_promoted_by_any_route(tmp_path, monkeypatch):
