@@ -217,6 +217,17 @@ def test_a_model_of_other_features_is_not_loaded_and_the_difference_is_named(sho
         swapped.tracking.load(version)
 
 
+def test_a_model_of_another_version_of_the_features_is_not_loaded_and_is_no_usable_champion(shop):
+    version = logged(shop)
+    shop.tracking.reinstate(str(version.version))
+    assert shop.tracking.load(version)
+    assert shop.tracking.usable_champion() is not None
+    other = shop.other(("features:\n", "features:\n  version: 2\n"))
+    with pytest.raises(RegistryError, match=r"features of version 1, and features\.version in contract\.yaml is 2"):
+        other.tracking.load(version)
+    assert other.tracking.usable_champion() is None
+
+
 def test_an_empty_registry_has_no_champion_and_says_how_to_get_one(shop):
     assert shop.tracking.version_of(CHAMPION) is None
     assert shop.tracking.versions() == []
