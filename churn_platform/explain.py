@@ -152,8 +152,11 @@ def _model(contract: Contract) -> list[str]:
         "isotonic": "calibrated by isotonic regression",
     }
     how = f"{_searched(model.search)}; {calibrated[model.calibration]}; {how}"
+    high = f"from {model.threshold:.0%} on"
+    if contract.value is not None:
+        high = f"from the probability on that earns most on the validation rows ({model.threshold:.0%} if none earns)"
     return [
-        f"Model: {model.family}, seed {model.seed}; {how}. High Risk from {model.threshold:.0%} on.",
+        f"Model: {model.family}, seed {model.seed}; {how}. High Risk {high}.",
         f"Gates: at least {_count(gates.min_test_rows, 'test row')} with {_count(gates.min_test_churners, 'churner')}; "
         "a recorded signature; better "
         f"than the churn rate alone and not worse than the champion, both with {gates.confidence:.0%} confidence"

@@ -58,7 +58,11 @@ def card(contract: Contract, trained: Trained, about: Mapping[str, str]) -> str:
         "| part | rows | churn rate | used for |",
         "|---|---|---|---|",
     ]
-    uses = {"train": "fitting, search", "validation": "calibration, threshold, fitting", "test": "this card only"}
+    uses = {
+        "train": "fitting, search",
+        "validation": "calibration, threshold, fitting",
+        "test": "the gates and this card, no choice",
+    }
     for name, use in uses.items():
         rows = getattr(parts, name)
         lines.append(f"| {name} | {len(rows):,} | {rows[LABEL].mean():.3f} | {use} |")
@@ -71,8 +75,7 @@ def card(contract: Contract, trained: Trained, about: Mapping[str, str]) -> str:
         "## Probabilities and decisions",
         "",
         f"- calibration: {trained.calibration}",
-        f"- High Risk from a probability of {trained.threshold:.4f} on"
-        + (", which earned most on the validation window" if contract.value is not None else ", as the contract says"),
+        f"- High Risk from a probability of {trained.threshold:.4f} on, {_why(contract, trained.threshold)}",
         f"- parameters: `{trained.parameters}`",
         "",
         "## The contract, in words",
@@ -83,6 +86,33 @@ def card(contract: Contract, trained: Trained, about: Mapping[str, str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _why(contract: Contract, threshold: float) -> str:
+    if contract.value is None:
+        return "as the contract says"
+    if threshold == contract.model.threshold:
+        return "as the contract says: on the validation window, no threshold earned anything"
+    return "which earned most on the validation window"
+
+
+def summary(contract: Contract, trained: Trained, about: Mapping[str, str], kept_as: str) -> str:
+    """What the registry says of a version at first sight, and where its card is; Markdown.
+
+    Args:
+        contract: what the model was asked for.
+        trained: the model and its evidence.
+        about: the tags of the version.
+        kept_as: the name of the card among the artifacts of the version's run.
+    """
+    shown = [name for name in ("roc_auc", "brier", "calibration_error") if f"test_{name}" in trained.metrics]
+    measured = ", ".join(f"{name} {trained.metrics[f'test_{name}']:.4f}" for name in shown)
+    rows = len(trained.splits.train) + len(trained.splits.validation)
+    return (
+        f"{contract.model.family} as of {about.get('window', 'now')}, fitted on {rows:,} rows, High Risk from "
+        f"{trained.threshold:.4f} on. On {len(trained.splits.test):,} test rows: {measured or 'nothing measured'}. "
+        f"The model card is the artifact `{kept_as}` of its run."
+    )
 
 
 def _slices(contract: Contract, trained: Trained) -> list[str]:

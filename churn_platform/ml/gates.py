@@ -1,8 +1,9 @@
 """The gates: what a candidate model must show before it may be champion.
 
 Some look at the test window, some at the rows that the model was made of, some ask the model on purpose
-(`ml.probes`), and some train again (`ml.retrials`). A candidate that keeps a gate from judging it has failed; a gate that
-has nothing to compare with passes and says so. Each verdict says what was measured, what was asked for, and what to do.
+(`ml.probes`), and some train again (`ml.retrials`). A candidate that keeps a gate from judging it has failed; a gate
+that has nothing to compare with passes and says so. Each verdict says what was measured, what was asked for, and what
+to do.
 """
 
 from __future__ import annotations
