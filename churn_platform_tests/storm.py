@@ -1,7 +1,7 @@
 """Processes that are killed: everything is imported once, and then each play is a fork that costs milliseconds.
 
 Run as `python -m churn_platform_tests.storm FOLDER SEED KILLS`. Two storms go on at once. `again` plays one home and is
-killed on and on, KILLS / 2 times at random moments and once each in three steps that are short, and then let through.
+killed on and on, KILLS / 2 times at random moments and once each in four steps that are short, and then let through.
 `once` plays the first window KILLS / 2 times in fresh homes; each play is killed once and finished by the next. While
 they go on a reader looks at the tables. Landing is killed KILLS times. What all of this leaves under FOLDER is for
 test_crashes.py to judge.
@@ -160,8 +160,9 @@ class Storm:
         """Kill plays of one home until it is through."""
         took = self.whole()
         reader = fork(self.read)
-        self.run(self.random.uniform(0, took / 100), step="feature_store")
-        while self.count < kills + 1:
+        for step in ("customer_features", "feature_store"):
+            self.run(self.random.uniform(0, took / 100), step)
+        while self.count < kills + 2:
             if self.run(self.random.uniform(0, took / 3)):
                 self.finish()
         for step in ("candidate_model", "churn_scores"):

@@ -97,10 +97,10 @@ def test_what_was_killed_is_finished_with_the_same_result(storms, name):
 def test_the_kills_were_spread_over_ingestion_features_materialization_and_training(storms):
     killed = [line for name in storm.PLAYED for line in (storms / name / "log.txt").read_text().splitlines()]
     killed = [line for line in killed if line.startswith("kill ")]
-    assert len(killed) == KILLS + 3
+    assert len(killed) == KILLS + 4
     stages = {line.rpartition(" in ")[2].split()[0] for line in killed}
     assert len(stages & {"raw_transactions", "raw_customers", "validated_transactions", "validated_customers"}) >= 1
-    assert stages >= {"feature_store", "candidate_model", "churn_scores"}
+    assert stages >= {"customer_features", "feature_store", "candidate_model", "churn_scores"}
     assert len(stages) >= 6, stages
 
 
