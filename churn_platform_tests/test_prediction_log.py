@@ -23,6 +23,7 @@ from churn_platform_tests.ageing import age
 from churn_platform_tests.answers import FEATURES, folder, line, segment
 from churn_platform_tests.leaks import Scanner
 from churn_platform_tests.resources.test_storage import bucket  # noqa: F401 (a fixture)
+from serving.prediction_log import Answered, PredictionLog
 
 
 @pytest.fixture
@@ -67,6 +68,28 @@ def test_an_answer_lands_with_all_that_was_said_of_it(shop):
         "_window": "2026-11-20",
     }
     assert (second["arm"], second["stale"], second["shadow_version"]) == ("canary", True, None)
+    assert left(shop) == []
+
+
+def test_what_the_endpoint_writes_is_what_is_landed(shop):
+    said = {"customer": "c1", "version": "3", "probability": 0.25, "threshold": 0.5, "decision": "Low Risk"}
+    said |= {"feature_timestamp": "2026-10-01T00:00:00+00:00", "stale": False, "features": FEATURES}
+    log = PredictionLog(shop.settings.predictions_of(shop.contract), shop.home / "spool")
+    log.start()
+    log.add(
+        [
+            Answered(id="a", at="2026-11-20T20:15:00.123456Z", arm="champion", **said),
+            Answered(id="b", at="2026-11-20T20:15:01Z", arm="canary", shadow_version="4", **said),
+            Answered(id="c", at="2026-11-20T20:15:02Z", arm="champion", **said | {"customer": 'Z\u00fc"\n'}),
+        ]
+    )
+    log.close()
+    landed = land(shop)
+    assert (landed.rows, landed.rejected, landed.cut) == (3, 0, 0)
+    rows = shop.rows("prediction_log")
+    assert rows["answer_id"].tolist() == ["a", "b", "c"]
+    assert rows["buyer"].tolist() == ["c1", "c1", 'Z\u00fc"\n']
+    assert json.loads(rows["features"][0]) == FEATURES
     assert left(shop) == []
 
 
