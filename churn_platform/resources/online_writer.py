@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_VALUES = 120_000  # values in one piece of work: large enough to be fast, small enough to hold up no reader
+# In one piece of work: large enough to be fast, small enough to hold up no reader, and for Redis to take in two seconds
+# on a busy machine, which is the patience of a connection.
+_VALUES, _CUSTOMERS = 120_000, 10_000
 _AT, _TEXT = "_at", "_text_of_"  # columns beside the features; the names of features begin with a letter
 
 
@@ -137,7 +139,7 @@ def materialize(
         OnlineStoreError: the store does not take them.
     """
     rows = con.sql(_newest_rows(con, view, layout, writer.texts, writer.order))
-    reader = rows.to_arrow_reader(max(1, _VALUES // max(1, len(layout.features))))
+    reader = rows.to_arrow_reader(max(1, min(_CUSTOMERS, _VALUES // max(1, len(layout.features)))))
     return writer.write(_ahead(encode(batch, layout, writer.texts) for batch in reader), progress, until)
 
 
