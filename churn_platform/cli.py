@@ -40,6 +40,18 @@ app.add_typer(retention_commands.app, name="retention")
 app.add_typer(canary_commands.app, name="canary")
 
 
+@app.command(name="api-key")
+def api_key(name: Annotated[str, typer.Argument(help="who will ask by it, such as shop")]) -> None:
+    """Make an API key for the endpoint: the key itself for the caller, and its hash for CHURN_SERVING_API_KEYS_FILE."""
+    import secrets
+
+    from serving.keys import line
+
+    key = secrets.token_urlsafe(32)
+    typer.echo(line(name, key))
+    typer.secho(f"Above: a line for the file of API keys. The key itself, shown this once: {key}", err=True)
+
+
 def main() -> NoReturn:
     """Run the command; an error that a user can cause is a message, not a traceback."""
     code: int | str | None = 0

@@ -28,6 +28,18 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def line(name: str, key: str) -> str:
+    """The line of a file of API keys.
+
+    Raises:
+        KeysError: such a name cannot be written.
+    """
+    text = f"{name}:{hashed(key)}"
+    if _LINE.fullmatch(text) is None:
+        raise KeysError(f"the name {name!r} must be 1 to 64 letters, digits, dots, hyphens or underscores.")
+    return text
+
+
 def read(path: Path) -> dict[str, str]:
     """Names to hashes. A name may stand twice, with the old key and the new one, while callers change over.
 
@@ -39,8 +51,8 @@ def read(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise KeysError(f"the API keys in {path} cannot be read: {error}") from None
     found: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
+    for number, one in enumerate(lines, start=1):
+        text = one.strip()
         if not text or text.startswith("#"):
             continue
         match = _LINE.fullmatch(text)

@@ -20,9 +20,8 @@ from serving.registry import CANARY, CHALLENGER, CHAMPION, RegistryError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from churn_platform.ml.compiled import CompiledModel
-
     from churn_platform.contract import Contract
+    from churn_platform.ml.compiled import CompiledModel
     from serving.registry import Cache, Kept, Registry, Version
 
 # A child of BentoML's logger, because that is the one that its workers configure.

@@ -137,7 +137,8 @@ class HttpRegistry:
 
 def _no_compiled_model(version: Version) -> RegistryError:
     return RegistryError(
-        f"version {version.version} has no {COMPILED}, without which it is not served. Train a new model: job `retrain`."
+        f"version {version.version} has no {COMPILED}, without which it is not served. "
+        "Train a new model: job `retrain`."
     )
 
 

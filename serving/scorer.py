@@ -137,7 +137,8 @@ class Scorer:
         self._times: dict[float, str] = {}
         self._ids = Ids()
         self._waiting: deque[_Waiting] = deque()
-        self._runners: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._runners: set[asyncio.Task[None]] = set()  # nobody else holds them
         self.shadow_failures = 0
 
     @property
@@ -156,7 +157,8 @@ class Scorer:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(question, loop.create_future(), loop.time())
         self._waiting.append(waiting)
-        if len(self._runners) < RUNNERS:
+        if self._running < RUNNERS:
+            self._running += 1  # counted here and not by the tasks that are there: one may have ended a moment ago
             runner = loop.create_task(self._run())
             self._runners.add(runner)
             runner.add_done_callback(self._runners.discard)
@@ -164,22 +166,29 @@ class Scorer:
 
     async def _run(self) -> None:
         """Take batches from the queue until it is empty."""
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            latest = loop.time() - self.limits.deadline
-            batch: list[_Waiting] = []
-            while self._waiting and len(batch) < self.limits.batch:
-                one = self._waiting.popleft()
-                if one.future.done():  # whoever asked has gone
-                    continue
-                if one.since < latest:
-                    one.future.set_result(_too_late(self.limits.deadline))
-                else:
-                    batch.append(one)
-            outcomes = await self.answer([one.question for one in batch])
-            for one, outcome in zip(batch, outcomes, strict=True):
-                if not one.future.done():
-                    one.future.set_result(outcome)
+        try:
+            while self._waiting:
+                batch = self._next()
+                outcomes = await self.answer([one.question for one in batch])
+                for one, outcome in zip(batch, outcomes, strict=True):
+                    if not one.future.done():
+                        one.future.set_result(outcome)
+        finally:
+            self._running -= 1
+
+    def _next(self) -> list[_Waiting]:
+        """A batch from the queue, without those who have gone and those whose time is up."""
+        latest = asyncio.get_running_loop().time() - self.limits.deadline
+        batch: list[_Waiting] = []
+        while self._waiting and len(batch) < self.limits.batch:
+            one = self._waiting.popleft()
+            if one.future.done():
+                continue
+            if one.since < latest:
+                one.future.set_result(_too_late(self.limits.deadline))
+            else:
+                batch.append(one)
+        return batch
 
     async def answer(self, questions: Sequence[Question]) -> list[Outcome]:
         """Answers, or refusals in their place, in the order of the questions. Raises nothing."""
@@ -200,16 +209,13 @@ class Scorer:
             raise RefusedError("not_ready", words)
         keys = [self._known_as(question.customer) for question in questions]
         try:
-            found = await self.store.read(keys)
+            found, unreadable = await self._read(keys)
         except StoreUnavailableError:
             words = "The feature store does not answer. Try again shortly; /health says when it is back."
             raise RefusedError("features_unavailable", words) from None
-        except FormatError as error:
-            log.error("the online store holds what Feast does not write: %s", error)  # noqa: TRY400
-            words = "The feature store holds something unreadable. Tell the service's operators."
-            raise RefusedError("features_unavailable", words) from None
         lineup = self._lineup()  # once, and after the wait: version, threshold and probability belong together
-        batch = _Batch(questions, keys, found, [self._refusal(one) for one in found])
+        refusals = [unreadable[place] if place in unreadable else self._refusal(one) for place, one in enumerate(found)]
+        batch = _Batch(questions, keys, found, list(refusals))
         places = [place for place, outcome in enumerate(batch.outcomes) if outcome is None]
         if lineup.canary is None:
             self._score(batch, places, lineup.champion, CHAMPION_ARM)
@@ -222,6 +228,23 @@ class Scorer:
             # After the answers have gone out: a shadow makes nobody wait.
             asyncio.get_running_loop().call_soon(self._log, batch.kept, lineup.shadow)
         return [outcome if outcome is not None else _unusable() for outcome in batch.outcomes]
+
+    async def _read(self, keys: list[Customer]) -> tuple[list[Found | None], dict[int, RefusedError]]:
+        """What the store holds of customers, and of which places it holds something that Feast does not write."""
+        try:
+            return await self.store.read(keys), {}
+        except FormatError as error:
+            log.error("the online store holds what Feast does not write: %s", error)  # noqa: TRY400
+        found: list[Found | None] = []
+        unreadable = {}
+        for place, key in enumerate(keys):  # one by one: the others are not to suffer
+            try:
+                found += await self.store.read([key])
+            except FormatError:
+                words = "The features of this customer cannot be read. Tell the service's operators."
+                unreadable[place] = RefusedError("unusable_features", words)
+                found.append(None)
+        return found, unreadable
 
     def _known_as(self, customer: Customer) -> Customer:
         """A customer as the platform knows them."""

@@ -147,8 +147,8 @@ class Upkeep:
             await self.store.read([nobody])
             if time.monotonic() - self._sample_checked > _SAMPLE_EVERY:
                 said = await check_sample(self.store)
-                self._sample_checked = time.monotonic()
                 self._unchecked = said == NO_SAMPLE
+                self._sample_checked = -math.inf if self._unchecked else time.monotonic()
                 self._sample_problem = "" if self._unchecked else said
                 if self._sample_problem:
                     log.error("features: %s", self._sample_problem)

@@ -127,6 +127,7 @@ class World:
             "CHURN_HOME": str(self.settings.home),
             "CHURN_CONTRACT": str(self.settings.contract),
             "CHURN_PII_KEY": KEY,
+            **({"CHURN_REDIS": self.settings.redis} if self.settings.redis else {}),
         }
 
     @no_warnings_of_libraries()
@@ -167,11 +168,12 @@ class World:
 
 
 def make(folder: Path, **options: Any) -> World:
-    """A world in a folder, with nothing in it yet; `options` are those of `contract_text`."""
+    """A world in a folder, with nothing in it yet; `options` are `redis`, and those of `contract_text`."""
+    redis = options.pop("redis", None)
     text = contract_text(**options)
     path = folder / "contract.yaml"
     path.write_text(text)
-    settings = Settings(home=folder / "home", contract=path, pii_key=KEY)  # type: ignore[arg-type]
+    settings = Settings(home=folder / "home", contract=path, pii_key=KEY, redis=redis)  # type: ignore[arg-type]
     settings.home.mkdir()
     return World(parse(text), settings)
 

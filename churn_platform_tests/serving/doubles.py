@@ -1,7 +1,8 @@
-"""An online store in memory and a model that answers as it is told: for what cannot be made to happen with real ones."""
+"""An online store in memory and a model that answers as it is told, for what real ones cannot be brought to do."""
 
 import asyncio
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Model:
     features = ("purchases_30d", "amount_30d", "copy", "segment")
     numeric = (0, 1, 2)
     categorical = (3,)
-    usual = {"purchases_30d": 3.0, "amount_30d": 40.0, "copy": 8.0}
+    usual: ClassVar = {"purchases_30d": 3.0, "amount_30d": 40.0, "copy": 8.0}
 
     def __init__(self, probability=0.8, threshold=0.5):
         self.probability = probability

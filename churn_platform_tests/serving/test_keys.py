@@ -1,6 +1,6 @@
 import pytest
 
-from serving.keys import Keys, KeysError, RateLimit, hashed, read
+from serving.keys import Keys, KeysError, RateLimit, hashed, line, read
 
 
 class Clock:
@@ -68,6 +68,13 @@ def test_a_file_that_gives_nobody_access_is_refused_with_what_to_do(tmp_path, te
     path.write_text(text)
     with pytest.raises(KeysError, match="churn api-key NAME"):
         read(path)
+
+
+def test_the_line_of_a_key_can_be_read_back(tmp_path):
+    (tmp_path / "keys").write_text(line("shop", "secret"))
+    assert read(tmp_path / "keys") == {hashed("secret"): "shop"}
+    with pytest.raises(KeysError, match="letters, digits"):
+        line("a:b", "secret")
 
 
 def test_a_missing_file_is_refused(tmp_path):

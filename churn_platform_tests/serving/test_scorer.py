@@ -10,6 +10,7 @@ from churn_platform.contract import parse
 from churn_platform.ml.masking import pseudonym
 from churn_platform_tests.serving.conftest import contract_text
 from churn_platform_tests.serving.doubles import AT, VALUES, MemoryStore, served
+from serving.feast_format import FormatError
 from serving.lineup import LineUp
 from serving.online import Found
 from serving.schema import RefusedError
@@ -76,6 +77,22 @@ def test_one_bad_customer_spoils_no_others_answer(bench):
     assert [code(outcome) for outcome in outcomes] == [None, "unknown_customer", "unusable_features", None]
     assert [outcomes[0]["user_id"], outcomes[3]["user_id"]] == ["1", "2"]
     assert len(bench.kept) == 2
+
+
+def test_what_cannot_be_read_of_one_customer_does_not_touch_the_others(bench, monkeypatch):
+    read = bench.store.read
+
+    async def broken(customers):
+        if "2" in customers:
+            raise FormatError("bytes that nobody writes")
+        return await read(customers)
+
+    monkeypatch.setattr(bench.store, "read", broken)
+    assert [code(outcome) for outcome in bench.answer("1", "2", "nobody")] == [
+        None,
+        "unusable_features",
+        "unknown_customer",
+    ]
 
 
 def test_without_a_champion_nothing_is_answered(bench):
@@ -197,7 +214,7 @@ def test_version_threshold_and_probability_of_an_answer_belong_together_while_ch
 
         async def ask():
             for _ in range(60):
-                seen.append(await bench.scorer.submit(Question("1")))
+                seen.append(await bench.scorer.submit(Question("1")))  # noqa: PERF401 - one after the other
 
         async def change():
             for turn in range(150):
@@ -229,6 +246,22 @@ def test_requests_that_come_together_are_read_and_scored_together_and_each_gets_
     assert [answer["user_id"] for answer in answers] == [str(1 + n % 9) for n in range(200)]
     assert len(bench.store.asked) < 10
     assert max(map(len, bench.store.asked)) <= 64
+
+
+def test_nobody_is_forgotten_who_asks_at_the_moment_when_the_queue_has_run_empty(make_contract):
+    bench = Bench(make_contract(), limits=Limits(batch=1))
+
+    async def ask(turns):
+        for _ in range(turns):
+            await asyncio.wait_for(bench.scorer.submit(Question("1")), 5)
+            for _ in range(turns % 3):
+                await asyncio.sleep(0)
+
+    async def work():
+        for clients in (1, 2, 3):
+            await asyncio.gather(*(ask(200 + number) for number in range(clients)))
+
+    asyncio.run(work())
 
 
 def test_a_full_queue_refuses_at_once_and_what_waits_too_long_is_told_so(make_contract):

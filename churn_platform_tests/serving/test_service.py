@@ -1,18 +1,14 @@
 """The real service: `bentoml serve` in a process of its own, over a real registry and a real online store."""
 
 import os
-import re
-import signal
-import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from churn_platform_tests.serving.running import ROOT, Server, bentoml, free_port, home
+
 WORKERS = 2  # so that metrics must be summed over processes, and both must follow the registry
 
 
@@ -46,92 +42,6 @@ def modules_after(statement):
     return set(done.stdout.split())
 
 
-def bentoml():
-    return str(Path(sys.executable).with_name("bentoml"))
-
-
-def home(folder):
-    """BentoML keeps the metrics of all its services in its home, and a service that starts deletes them."""
-    return {"BENTOML_HOME": str(folder / "bentoml")}
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class Server:
-    """A running service."""
-
-    def __init__(self, world, folder):
-        self.log_file = folder / "log"
-        self.url = f"http://127.0.0.1:{free_port()}"
-        command = [bentoml(), "serve", "serving.service:ChurnService", "--host", "127.0.0.1"]
-        environment = {
-            **os.environ,
-            **world.environment,
-            **home(folder),
-            "PYTHONPATH": str(ROOT),
-            "CHURN_SERVING_WORKERS": str(WORKERS),
-            "CHURN_SERVING_REFRESH_SECONDS": "0.5",
-        }
-        with self.log_file.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--port", self.url.rsplit(":", 1)[1]],
-                cwd=folder,  # not the project: an installed package starts anywhere
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def log(self):
-        return self.log_file.read_text()
-
-    def get(self, path):
-        return httpx.get(self.url + path, timeout=20)
-
-    def predict(self, content, content_type="application/json"):
-        headers = {"content-type": content_type} if content_type else {}
-        return httpx.post(self.url + "/predict", content=content, headers=headers, timeout=20)
-
-    def wait(self, condition, seconds=40):
-        """Wait until a condition holds; a refused connection is one that does not."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.log
-            try:
-                if condition():
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(f"not within {seconds} seconds:\n{self.log}")
-
-    def wait_for_champion(self, version):
-        """Until each of the workers serves a version."""
-        self.wait(lambda: self.log.count(f"version {version} is the champion") == WORKERS)
-        self.wait(lambda: self.get("/readyz").status_code == 200)
-
-    def figure(self, name, **labels):
-        """The value of a series in /metrics, or None."""
-        for line in self.get("/metrics").text.splitlines():
-            series = re.fullmatch(r"(\w+?)(?:\{(.*)\})? (\S+)", line)
-            if series and series[1] == name and dict(re.findall(r'(\w+)="([^"]*)"', series[2] or "")) == labels:
-                return float(series[3])
-        return None
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(15)
-
-
 @pytest.fixture(scope="module")
 def world(make_world):
     return make_world(family="gradient_boosting")
@@ -140,7 +50,7 @@ def world(make_world):
 @pytest.fixture(scope="module")
 def before(world, tmp_path_factory):
     """A service that was started in an empty world, and what it answered there."""
-    server = Server(world, tmp_path_factory.mktemp("server"))
+    server = Server(world, tmp_path_factory.mktemp("server"), workers=WORKERS)
     try:
         server.wait(lambda: server.log.count("has no champion") == WORKERS, 90)
         paths = ("/livez", "/healthz", "/readyz", "/health", "/model", "/metrics")
