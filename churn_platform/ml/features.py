@@ -291,8 +291,13 @@ def _attributes(contract: Contract, at: datetime, key: str) -> str:
     if table.time is not None:
         time = event_time(contract, "customers")
         where, order = f"{time} < {_instant(at)}", f"{time} DESC, {order}"
+    selected = f"SELECT {customer} AS _customer, {', '.join(columns)} FROM _rows"
+    # most customers have one row: to look for the others costs half of what sorting all rows does
     return (
-        f"SELECT {customer} AS _customer, {', '.join(columns)} FROM validated_customers WHERE {where} "
+        f"WITH _rows AS (SELECT * FROM validated_customers WHERE {where}), "
+        f"_several AS (SELECT {customer} FROM _rows GROUP BY 1 HAVING count(*) > 1) "
+        f"{selected} ANTI JOIN _several USING ({customer}) "
+        f"UNION ALL {selected} SEMI JOIN _several USING ({customer}) "
         f"QUALIFY row_number() OVER (PARTITION BY {customer} ORDER BY {order}) = 1"
     )
 
