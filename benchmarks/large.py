@@ -1,7 +1,8 @@
 """Our way alone, on more purchases than the specification's way could hold in memory.
 
-Three figures: all purchases from their files to one snapshot of features (read, typed, masked, judged and written month
-by month, then aggregated); the features alone; and what a new month costs on top of that history.
+Three figures: all purchases from their files to one snapshot of features (read, typed, masked, digested, judged,
+compared with the months before and written month by month, then aggregated); the features alone; and what a new month
+costs on top of that history.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Measurement, Outcome
 from benchmarks.measure import measure as run
+from benchmarks.ours import judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,8 +70,8 @@ def through(world: World) -> Callable[[], Outcome]:
 
 def new_window(world: World, place: int = -1) -> Callable[[], Outcome]:
     """A month, by default the newest, from its files to its validated rows."""
-    from churn_platform.engine import connection, literal
-    from churn_platform.ml import ingestion, masking, validation
+    from churn_platform.engine import connection, digest, identifier, literal
+    from churn_platform.ml import ingestion, masking
     from churn_platform.resources.storage import TableStore
 
     contract, window = world.contract, world.windows[place]
@@ -81,11 +83,12 @@ def new_window(world: World, place: int = -1) -> Callable[[], Outcome]:
             masking.install_key(con, b"a key for a benchmark")
             con.execute(f"CREATE VIEW landed AS SELECT *, 'landed' AS _source FROM read_parquet({files})")
             typed = ingestion.typed_rows(con, contract, "transactions", "landed", window)
-            tables.write("raw_transactions", typed, window.key)
+            tables.write("raw_transactions", typed, window.key, content=digest(typed))
             tables.read(con, "raw_transactions", [window.key], view="raw")
-            divided = validation.split(con, contract, "transactions", "raw")
-            tables.write("quarantine_transactions", divided.quarantined, window.key)
-            tables.write("validated_transactions", divided.good, window.key)
+            known = ", ".join(f"count({identifier(column)})" for column in typed.columns)
+            con.execute(f"SELECT count(*), {known} FROM raw").fetchall()
+            divided, _ = judged(con, world, tables, window)
+            tables.write("validated_transactions", divided.good, window.key, content=digest(divided.good))
             return Outcome(divided.rows)
 
     return work

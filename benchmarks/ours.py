@@ -1,7 +1,11 @@
-"""Our way: the functions that the platform's assets call, in their order, with nothing left out but Dagster."""
+"""Our way: the functions that the platform's assets call, in their order.
+
+Left out are Dagster, and what the assets show in its pages: plots, and the counts that these are drawn from.
+"""
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from benchmarks.measure import Outcome
@@ -13,6 +17,9 @@ if TYPE_CHECKING:
 
     from benchmarks.world import World
     from churn_platform.ml import expectations
+    from churn_platform.ml.validation import Finding, Split
+    from churn_platform.resources.storage import TableStore
+    from churn_platform.windows import Window
 
 
 def features(world: World) -> Callable[[], Outcome]:
@@ -63,24 +70,48 @@ def validation(world: World) -> Callable[[], Outcome]:
     """The rules on every row in SQL, and Great Expectations' report."""
     import great_expectations  # noqa: F401 - its import is not part of the step, for either way
 
-    from churn_platform.engine import connection, literal
-    from churn_platform.ml import validation as platform
+    from churn_platform.engine import connection, digest, literal
     from churn_platform.resources.storage import TableStore
 
     contract = world.contract
     tables = TableStore(world.settings.tables_of(contract))
+    for written in ("quarantine_transactions", "profile_transactions"):  # each repeat makes them
+        shutil.rmtree(tables.path(written), ignore_errors=True)
 
     def work() -> Outcome:
         with connection(contract.time.timezone) as con:
             con.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet({literal(str(world.raw))})")
-            divided = platform.split(con, contract, "transactions", "raw")
-            verdict = _verdict(con, world, divided.rows)
-            findings = platform.table_findings(contract, "transactions", divided)
-            tables.write("quarantine_transactions", divided.quarantined)
-        passed = verdict.passed and all(finding.passed for finding in findings)
+            divided, findings = judged(con, world, tables, world.windows[-1])
+            digest(divided.good)
+        passed = all(finding.passed for finding in findings)
         return Outcome(divided.rows, facts={"passed": passed, "bad_rows": divided.bad})
 
     return work
+
+
+def judged(
+    con: duckdb.DuckDBPyConnection, world: World, tables: TableStore, window: Window
+) -> tuple[Split, list[Finding]]:
+    """What the validated asset does with the view `raw` before it publishes: quarantine and profile are written.
+
+    Returns the division of the rows and the verdicts on them. Those beside earlier windows are come to and not among
+    them: the specification's way has none.
+    """
+    from churn_platform.ml import comparison
+    from churn_platform.ml import validation as platform
+
+    contract, name = world.contract, "transactions"
+    divided = platform.split(con, contract, name, "raw")
+    verdict = _verdict(con, world, divided.rows)
+    before = comparison.neighbours(contract, window.key, tables.windows(f"validated_{name}"))
+    if before:
+        tables.read(con, f"validated_{name}", before, view="before")
+    here = comparison.profile(con, contract, name, divided, window=window, before="before" if before else None)
+    findings = [*platform.findings(con, contract, name, "raw", divided), platform.suite_finding(name, verdict)]
+    comparison.findings(contract, name, window.key, here, {})
+    tables.write(f"quarantine_{name}", divided.quarantined, window.key)
+    tables.write(f"profile_{name}", comparison.as_rows(con, here), window.key)
+    return divided, findings
 
 
 def _verdict(con: duckdb.DuckDBPyConnection, world: World, rows: int) -> expectations.Verdict:
@@ -90,7 +121,7 @@ def _verdict(con: duckdb.DuckDBPyConnection, world: World, rows: int) -> expecta
     from churn_platform.ml.rules import ISSUES
 
     columns = [*world.contract.tables.items()["transactions"].kept, ISSUES]
-    con.execute(f"CREATE TEMP VIEW judged AS SELECT {', '.join(map(identifier, columns))} FROM raw")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT {', '.join(map(identifier, columns))} FROM raw")
     if rows > expectations.LIMIT:
         return expectations.count(con, world.contract, "transactions", "judged")
     return expectations.judge(world.contract, "transactions", con.table("judged").df())
