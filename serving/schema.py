@@ -112,8 +112,14 @@ def _refuse(words: str) -> PydanticCustomError:
     return PydanticCustomError("customer", words)
 
 
+def _whole(value: Any) -> Any:
+    """A JSON number without a fraction as an integer: 1.0 is 1 to JSON, and to its schemas."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def _text(value: Any) -> str:
     """A customer of type string. Ids are often numbers to those who call, so a JSON integer is its digits."""
+    value = _whole(value)
     if type(value) is int:
         if not _LEAST <= value <= _MOST:  # nor would Python write out an integer of more than 4,300 digits
             raise _refuse("must be text where it is an integer of more than 64 bits")
@@ -133,6 +139,7 @@ def _integer(value: Any) -> int:
     """A customer of type integer. Text that is an integer is taken too: JavaScript cannot hold 64 bits otherwise."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,19}", value, re.ASCII):
         value = int(value)
+    value = _whole(value)
     if type(value) is not int:
         raise _refuse("must be an integer")
     if not _LEAST <= value <= _MOST:
@@ -190,7 +197,8 @@ def explain_model(contract: Contract) -> type[BaseModel]:
 
 def batch_model(contract: Contract) -> type[BaseModel]:
     """The request of /predict/batch: customers, any of whom may be refused by itself."""
-    anything: Any = Annotated[Any, WithJsonSchema(_item_schema(contract))]
+    words = {"description": "A customer's id; what is none is refused in its place", "examples": [_example(contract)]}
+    anything: Any = Annotated[Any, WithJsonSchema(words)]
     field: Any = Field(
         alias=CUSTOMERS,
         description=f"The customers' ids, {LARGEST_BATCH:,} at most",
@@ -205,10 +213,6 @@ def batch_model(contract: Contract) -> type[BaseModel]:
         customers=(list[anything], field),
     )
     return model
-
-
-def _item_schema(contract: Contract) -> dict[str, Any]:
-    return TypeAdapter(_customer(contract)).json_schema()
 
 
 def response_model(contract: Contract) -> type[BaseModel]:

@@ -182,6 +182,14 @@ def test_a_new_champion_takes_over_while_requests_go_on(server, world):
     assert server.figure("churn_model_info", model_version=old) == 0
 
 
+def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(server, tmp_path):
+    """Schemathesis makes requests of both kinds from /openapi.json, and holds every answer against it."""
+    command = [bentoml().replace("bentoml", "schemathesis"), "run", f"{server.url}/openapi.json", "--checks", "all"]
+    command += ["--max-examples", "25", "--generation-deterministic", "--no-color"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
 def test_ids_do_not_reach_the_log(server):
     # letters that are no hex digits: the log is full of random trace ids, in which a number alone may well stand
     server.predict(b'{"user_id": "zanzibar"}')
