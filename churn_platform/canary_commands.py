@@ -60,7 +60,7 @@ def status() -> None:
     """Whether there is a canary, and how its answers and outcomes compare with the champion's."""
     contract, tables, tracking = _platform()
     from churn_platform import canary, promotion
-    from churn_platform.resources.tracking import CANARY, CANARY_SHARE
+    from churn_platform.registered import CANARY, CANARY_SHARE
 
     running = tracking.version_of(CANARY)
     if running is None:

@@ -247,8 +247,9 @@ def reproduce(
 def status() -> None:
     """What runs, which windows are processed, and which model is champion."""
     settings, contract = _environment()
+    from churn_platform.registered import CHALLENGER, CHAMPION
     from churn_platform.resources.storage import TableStore
-    from churn_platform.resources.tracking import CHALLENGER, CHAMPION, Tracking
+    from churn_platform.resources.tracking import Tracking
 
     local.follow(settings, typer.echo)
     tables, tracking = TableStore(settings.tables_of(contract)), Tracking(contract, settings)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from churn_platform import prediction_log, provenance
+from churn_platform.registered import CHALLENGER, CHAMPION
 from churn_platform.resources import exports, retention
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import CHALLENGER, CHAMPION, Tracking
+from churn_platform.resources.tracking import Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

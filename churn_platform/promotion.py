@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from churn_platform import provenance
-from churn_platform.resources.tracking import CANARY, CHALLENGER, CHAMPION, RegistryError
+from churn_platform.registered import CANARY, CHALLENGER, CHAMPION
+from churn_platform.resources.tracking import RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -22,8 +22,9 @@ from churn_platform.ml.splits import split
 from churn_platform.ml.training import in_order, train
 from churn_platform.ml.tuning import search
 from churn_platform.provenance import TRAINING_SET, TREATMENTS
+from churn_platform.registered import CHAMPION
 from churn_platform.resources.storage import LEDGER, MissingTableError, TableStore
-from churn_platform.resources.tracking import BY_TIME, BY_TRIALS, CHAMPION, PARAMETERS, SEARCH, RegistryError, Tracking
+from churn_platform.resources.tracking import BY_TIME, BY_TRIALS, PARAMETERS, SEARCH, RegistryError, Tracking
 from churn_platform.windows import window
 
 if TYPE_CHECKING:

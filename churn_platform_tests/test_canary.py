@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from churn_platform import canary, prediction_log, promotion, treatments
 from churn_platform.cli import app
 from churn_platform.ml import gates
-from churn_platform.resources.tracking import CANARY, CANARY_SHARE, RegistryError
+from churn_platform.registered import CANARY, CANARY_SHARE
+from churn_platform.resources.tracking import RegistryError
 from churn_platform_tests import answers, graph
 from churn_platform_tests.test_promotion import _three, candidate, lines, log  # noqa: F401 (a fixture among them)
 

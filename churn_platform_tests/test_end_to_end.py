@@ -22,8 +22,9 @@ import pytest
 
 from churn_platform import local
 from churn_platform.contract import Contract, load
+from churn_platform.registered import CHAMPION
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import CHAMPION, Tracking
+from churn_platform.resources.tracking import Tracking
 from churn_platform.settings import PROJECT, Settings
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.registry import CANARY, CHALLENGER, CHAMPION, RegistryError
+from churn_platform.registered import CANARY, CANARY_SHARE, CHALLENGER, CHAMPION, FEATURES_VERSION
+from serving.registry import RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentoml.churn")
 
 LONGEST_PAUSE = 60.0  # seconds between two attempts to load a version that does not load
-SHARE = "canary.share"  # the tag of a version that says what share of the customers it takes
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,11 @@ class Keeper:
                 log.info("version %s is no canary any more", old.version)
             return ""
         try:
-            share = float(found.tags.get(SHARE, ""))
+            share = float(found.tags.get(CANARY_SHARE, ""))
         except ValueError:
             share = -1.0
         if not 0 < share <= 1:
-            raise RegistryError(f"canary {found.version}: the tag {SHARE} must be a share between 0 and 1.")
+            raise RegistryError(f"canary {found.version}: the tag {CANARY_SHARE} must be a share between 0 and 1.")
         new = self._load(CANARY, found, old)
         if new is not old or share != self.lineup.share:
             self.lineup = replace(self.lineup, canary=new, share=share)
@@ -210,6 +210,12 @@ class Keeper:
             raise RegistryError(
                 f"it was trained on other features than the contract describes (different: {', '.join(changed)}). "
                 "Train a new model, or bring the contract back."
+            )
+        version = kept.version.tags.get(FEATURES_VERSION)
+        if version is not None and version != str(self.contract.features.version):
+            raise RegistryError(
+                f"it was trained on version {version} of the features, and the contract describes version "
+                f"{self.contract.features.version}. Train a new model, or bring the contract back."
             )
         model.warm()
         # A customer of whom nothing is known is the hardest input: whoever answers that with no probability is broken.

@@ -23,12 +23,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from churn_platform.registered import COMPILED, model_name
+
 if TYPE_CHECKING:
     from churn_platform.contract import Contract
     from churn_platform.settings import Settings
-
-CHAMPION, CHALLENGER, CANARY = "champion", "challenger", "canary"
-COMPILED = "compiled_model.npz"  # the artifact of a version's run that is served
 
 
 class RegistryError(RuntimeError):
@@ -63,7 +62,7 @@ def registry(contract: Contract, settings: Settings, timeout: float = 10.0) -> R
     Raises:
         RegistryError: it is of a kind that is not read here.
     """
-    name = f"{contract.name}_churn"
+    name = model_name(contract)
     uri = settings.tracking_uri
     if uri.startswith(("http://", "https://")):
         return HttpRegistry(uri.rstrip("/"), name, timeout)

@@ -276,7 +276,7 @@ class Scorer:
             return
         rows = [one for one in (batch.found[place] for place in places) if one is not None]
         numbers, texts = self._inputs([row.values for row in rows])
-        infinite = [bool(one) for one in np.isinf(numbers).any(axis=1)]
+        infinite = np.atleast_1d(np.isinf(numbers).any(axis=1)).tolist()
         probabilities = served.model.probabilities(numbers, texts).tolist()
         threshold, version = served.threshold, served.version
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -154,8 +154,8 @@ def _champion(contract: Contract, settings: Settings, rows: pd.DataFrame, paths:
     from mlflow.models import infer_signature
 
     from churn_platform.ml import compiled, models
+    from churn_platform.registered import COMPILED
     from churn_platform.resources.tracking import Tracking
-    from serving.registry import COMPILED
 
     inputs = models.frame(contract, rows)
     pipeline = models.fit(contract, inputs, rows[LABEL].to_numpy())

@@ -6,8 +6,9 @@ from churn_platform import promotion
 from churn_platform.assets.common import WRITES, plot
 from churn_platform.contract import Contract
 from churn_platform.ml import gates, plots
+from churn_platform.registered import CHALLENGER
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import CHALLENGER, RegistryError, Tracking
+from churn_platform.resources.tracking import RegistryError, Tracking
 
 
 def assets(contract: Contract) -> list[dg.AssetsDefinition]:

@@ -12,8 +12,9 @@ from churn_platform.automation.jobs import CYCLE, PREPARE
 from churn_platform.contract import MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection, short_hash
 from churn_platform.ml import inputs
+from churn_platform.registered import CHALLENGER
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import CHALLENGER, Tracking
+from churn_platform.resources.tracking import Tracking
 from churn_platform.sources import Source
 from churn_platform.sources.base import changed
 from churn_platform.windows import Window, windows

@@ -20,8 +20,9 @@ from churn_platform.contract import LABEL, SNAPSHOT_TIME, Contract
 from churn_platform.ml import equality, gates, models, retrials
 from churn_platform.ml.splits import NotEnoughDataError, split
 from churn_platform.ml.validation import Finding
+from churn_platform.registered import CHALLENGER, CHAMPION
 from churn_platform.resources.storage import TableStore
-from churn_platform.resources.tracking import CHALLENGER, CHAMPION, PARAMETERS, RegisteredModel, RegistryError, Tracking
+from churn_platform.resources.tracking import PARAMETERS, RegisteredModel, RegistryError, Tracking
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

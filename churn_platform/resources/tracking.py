@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from churn_platform.ml.models import TRUSTED_TYPES, ModelError
+from churn_platform.registered import CANARY, CANARY_SHARE, CHALLENGER, CHAMPION, COMPILED, FEATURES_VERSION, model_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,13 +36,7 @@ if TYPE_CHECKING:
     from churn_platform.ml.tuning import Trial
     from churn_platform.settings import Settings
 
-CHAMPION = "champion"
-CHALLENGER = "challenger"
-CANARY = "canary"  # answers for a share of the customers
-CANARY_SHARE = "canary.share"  # tag of a version: that share, above 0 and below 1
-COMPILED = "compiled_model.npz"  # the model as it is served, kept with the model's run
 REFERENCE = "reference.parquet"  # the rows that drift is measured against, kept with the model's run
-FEATURES_VERSION = "features_version"  # tag of a version: the contract's features.version that it was trained on
 MODEL_CARD = "model_card"  # tag of a version: where its card is
 PARAMETERS = "parameters"  # tag, of a run and a version: the estimator's parameters, JSON
 SEARCH = "search"  # tag, of both: what ended the search for them
@@ -74,7 +69,7 @@ class Tracking:
     def __init__(self, contract: Contract, settings: Settings) -> None:
         self.contract = contract
         self.settings = settings
-        self.model_name = f"{contract.name}_churn"
+        self.model_name = model_name(contract)
 
     @cached_property
     def client(self) -> MlflowClient:

@@ -25,7 +25,7 @@ from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME
 from churn_platform.ml import equality, gates, models, probes, retrials
 from churn_platform.ml.compiled import CompiledModel, compile_model
-from churn_platform.resources.tracking import CHALLENGER, COMPILED, FEATURES_VERSION
+from churn_platform.registered import CHALLENGER, COMPILED, FEATURES_VERSION
 from churn_platform_tests.gates.world import World, noise
 
 LOADING = "no model"  # training or registration refuses; there is no challenger at all

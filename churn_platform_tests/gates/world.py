@@ -30,7 +30,8 @@ from churn_platform.engine import connection
 from churn_platform.ml import models, retrials, training
 from churn_platform.ml.compiled import compile_model
 from churn_platform.ml.splits import split
-from churn_platform.resources.tracking import CHALLENGER, PARAMETERS, Tracking
+from churn_platform.registered import CHALLENGER
+from churn_platform.resources.tracking import PARAMETERS, Tracking
 from churn_platform_tests import answers, graph
 from serving import online
 from serving.lineup import Keeper

@@ -10,12 +10,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from churn_platform.ml.models import ModelError, fit, frame
-from churn_platform.resources.tracking import CHALLENGER, CHAMPION, RegistryError, Tracking
+from churn_platform.registered import CHALLENGER, CHAMPION
+from churn_platform.resources.tracking import RegistryError, Tracking
 from churn_platform_tests import graph
 
 
@@ -259,3 +261,20 @@ def test_promotion_needs_every_gate_of_the_contract_whatever_it_is_asked_for(sho
 def test_the_registrys_database_stays_on_the_machine_that_the_settings_name(shop):
     assert Tracking(shop.contract, shop.settings).client.tracking_uri == shop.settings.tracking_uri
     assert str(shop.home) in shop.settings.tracking_uri
+
+
+# -- compiled
+
+
+def test_a_version_carries_its_compiled_model_with_its_own_threshold(shop):
+    version = logged(shop)
+    compiled = shop.tracking.compiled(version)
+    assert list(compiled.features) == shop.contract.feature_names
+    assert repr(compiled.threshold) == version.tags["threshold"]
+
+
+def test_a_model_that_cannot_be_compiled_is_registered_and_says_why_it_will_not_be_served(shop):
+    rows = graph.labelled(100, 1)
+    foreign = Pipeline([("model", DummyClassifier())]).fit(frame(shop.contract, rows), rows["churned"])
+    with pytest.raises(RegistryError, match=r"no compiled model that could be served: .*not made by ml\.models"):
+        shop.tracking.compiled(logged(shop, foreign))

@@ -196,7 +196,7 @@ def test_champions_change_under_load_without_a_failed_or_a_mixed_answer(server, 
 def test_a_broken_champion_is_refused_under_load_and_the_old_one_goes_on(server, world):
     from pathlib import Path
 
-    from serving.registry import COMPILED
+    from churn_platform.registered import COMPILED
 
     world.tracking.reinstate("1")
     server.wait(lambda: server.get("/model").json()["version"] == "1")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from churn_platform.contract import parse
+from churn_platform.registered import COMPILED
 from churn_platform_tests.serving.conftest import contract_text
 from serving.lineup import Keeper
-from serving.registry import COMPILED, Cache, RegistryError, registry
+from serving.registry import Cache, RegistryError, registry
 
 SHADOW = contract_text().replace("customer_field: user_id", "customer_field: user_id, shadow: true")
 

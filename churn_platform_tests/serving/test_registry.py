@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.registry import COMPILED, Cache, HttpRegistry, RegistryError, SqliteRegistry, Version, registry
+from churn_platform.registered import COMPILED
+from serving.registry import Cache, HttpRegistry, RegistryError, SqliteRegistry, Version, registry
 
 NAME = "tiny_churn"
 
