@@ -6,6 +6,7 @@ profiles, a few numbers a window, with which later windows are compared.
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import dagster as dg
 import duckdb
@@ -63,7 +64,7 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
             # first: what changes while we read shows as a difference later
             made_of = tables.entries(raw_name).get(key, Entry("", "")).content
             tables.read(con, raw_name, [key], view="raw")
-            divided = validation.split(con, contract, name, "raw")
+            divided = validation.split(con, contract, name, "raw", _earlier(con, contract, tables, name, key))
             verdict = _verdict(con, contract, name, divided.rows)
             past = _past(con, tables, profiles)
             before = comparison.neighbours(contract, key, tables.windows(asset_name))
@@ -81,8 +82,9 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
             passed = all(finding.passed for finding in findings)
             if passed:
                 content = digest(divided.good)
-                version = tables.write(asset_name, divided.good, key, made_of=made_of, content=content)
                 tables.write(profiles, comparison.as_rows(con, here), key)
+                # last: with it the ledger says that the window is done
+                version = tables.write(asset_name, divided.good, key, made_of=made_of, content=content)
         volumes = {earlier: past[earlier].rows for earlier in comparison.compared(contract, key, past)}
         page = settings.home / "reports" / contract.name / f"validation-{name}-{key}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,10 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
             ),
             encoding="utf-8",
         )
-        report = {"report": dg.MetadataValue.url(page.as_uri())}
+        report = {
+            "report": dg.MetadataValue.path(str(page)),
+            "tables_of_the_report": dg.MetadataValue.md(validation_page.as_markdown(divided, findings, verdict)),
+        }
         for finding in findings:
             yield dg.AssetCheckResult(
                 check_name=finding.name,
@@ -118,6 +123,19 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
             )
 
     return validated
+
+
+def _earlier(
+    con: duckdb.DuckDBPyConnection, contract: Contract, tables: TableStore, name: str, key: str
+) -> tuple[str, datetime] | None:
+    """What late rows of the view `raw` may repeat, as `validation.split` takes it."""
+    chosen = window(contract, key)
+    since = validation.late_since(con, contract, name, "raw", chosen)
+    held = tables.windows(f"validated_{name}")
+    looked_at = [k for k in held if since is not None and k < key and window(contract, k).end > since]
+    if not looked_at:
+        return None
+    return tables.read(con, f"validated_{name}", looked_at, view="earlier"), chosen.start
 
 
 def _verdict(con: duckdb.DuckDBPyConnection, contract: Contract, name: str, rows: int) -> expectations.Verdict:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from churn_platform.contract import Contract, Table
     from churn_platform.ml.expectations import Verdict
+    from churn_platform.windows import Window
 
 
 OUTSIDE = "lies outside the history that the contract describes"
@@ -48,16 +49,73 @@ class Split:
     reasons: dict[str, int]
 
 
-def split(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, raw: str) -> Split:
+def late_since(
+    con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, raw: str, window: Window
+) -> datetime | None:
+    """The earliest time of the rows of the view `raw` that came late: those of before the window in which they arrived.
+
+    None where there are none, or where no key tells a row that came once more from another.
+    """
+    table = contract.tables.items()[table_name]
+    if table.arrived_column is None or not key_of(contract, table_name):
+        return None
+    inside = f"{_late(table, window.start)} AND {_inside(contract, str(table.time_column))}"
+    (earliest,) = con.execute(
+        f"SELECT min({identifier(str(table.time_column))}) FROM {identifier(raw)} WHERE {inside}"
+    ).fetchall()[0]
+    return None if earliest is None else as_utc(earliest, contract.zone)
+
+
+def _late(table: Table, start: datetime) -> str:
+    return f"({identifier(str(table.time_column))} < TIMESTAMPTZ {literal(start.isoformat())}) IS TRUE"
+
+
+def _mark_repeated(
+    con: duckdb.DuckDBPyConnection, contract: Contract, table_name: str, raw: str, earlier: tuple[str, datetime]
+) -> str:
+    """A view like `raw` that says in `_repeated` which late rows have a key that an earlier window has already."""
+    view, start = earlier
+    table, by = contract.tables.items()[table_name], ", ".join(map(identifier, key_of(contract, table_name)))
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE _known AS SELECT DISTINCT {by}, true AS _repeated FROM {identifier(view)} "
+        f"SEMI JOIN (SELECT {by} FROM {identifier(raw)} WHERE {_late(table, start)}) USING ({by})"
+    )
+    con.execute(
+        f"CREATE OR REPLACE TEMP VIEW _marked AS "
+        f"SELECT * REPLACE ({_late(table, start)} AND coalesce(_repeated, false) AS _repeated) "
+        f"FROM {identifier(raw)} LEFT JOIN _known USING ({by})"
+    )
+    return "_marked"
+
+
+def split(
+    con: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    table_name: str,
+    raw: str,
+    earlier: tuple[str, datetime] | None = None,
+) -> Split:
     """Divide the rows of the view `raw` into good rows and quarantined ones with their reasons.
 
     Only what is bad is put aside, in a temporary table; the good rows are the view's own with a filter over them, so
     that any number of them is read as a stream. Of rows that share a key that may appear once only, the first (in the
     order of all columns) of those with nothing else against them is good; which of them is true cannot be known, and
     the choice must be the same at every run.
+
+    Args:
+        con: the connection.
+        contract: the rules.
+        table_name: the table.
+        raw: its typed rows of one window.
+        earlier: where rows came late (`late_since`), a view of the good rows of the windows before, as far back as the
+            earliest of them, and the start of the window. A late row whose key is there came once more, and is bad.
     """
     table = contract.tables.items()[table_name]
     faults = _faults(contract, table_name)
+    if earlier is not None:
+        raw = _mark_repeated(con, contract, table_name, raw, earlier)
+        words = literal(f"an earlier window has a row with the same {', '.join(key_of(contract, table_name))}")
+        faults.append(("NOT _repeated", f"CASE WHEN _repeated THEN {words} END"))
     # as one expression: taken apart and pushed down into the reader, the rules are slower
     fine = f"CASE WHEN {' AND '.join(f'({good})' for good, _ in faults)} THEN true ELSE false END"
     reasons = ", ".join(reason for _, reason in faults)
@@ -205,6 +263,7 @@ def findings(
 _HINTS = {
     "is missing": "`nullable: true` allows gaps",
     OUTSIDE: "time.start and time.end bound the history",
+    "an earlier window has": "a late row must have a key of its own, so remove the copies or correct `unique`",
     "duplicate of": "one row a key is right, so remove the copies or correct `unique`",
     "not a date": "`format` says how a date is written",
     "number": "`type` and `decimal` say how a number is written",

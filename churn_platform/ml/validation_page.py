@@ -98,6 +98,28 @@ def render(
 """
 
 
+def as_markdown(divided: Split, findings: list[Finding], verdict: Verdict) -> str:
+    """The page's tables, for Dagster's own pages: a browser opens no file for a page that came from a server."""
+    checks = [
+        [
+            finding.name.replace("_", " "),
+            "passed" if finding.passed else "**failed**",
+            finding.words + ("" if finding.passed else f" {finding.remedy}"),
+        ]
+        for finding in findings
+    ]
+    reasons = [[reason, f"{count:,}"] for reason, count in divided.reasons.items()]
+    parts = [_markdown_table(["check", "verdict", "found"], checks)]
+    if reasons:
+        parts.append(_markdown_table(["quarantined because", "rows"], reasons))
+    return "\n\n".join([*parts, verdict.table()])
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _verdict(passed: bool) -> str:
     return f'<span class="{"passed" if passed else "failed"}">{"passed" if passed else "failed"}</span>'
 
