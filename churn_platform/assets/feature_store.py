@@ -17,14 +17,23 @@ from churn_platform.assets.common import (
     share_known,
 )
 from churn_platform.contract import Contract
-from churn_platform.engine import connection
+from churn_platform.engine import connection, identifier
 from churn_platform.ml import plots
 from churn_platform.resources.feature_store import FeatureStore
-from churn_platform.resources.storage import TableStore
+from churn_platform.resources.storage import MissingVersionError, TableStore
 from churn_platform.windows import window
 
 LOG = "feature_store_log"  # which windows the feature store has taken in
 MORE_WINDOWS = "churn/more_windows"  # tag of a run that other windows follow at once: only the last goes online
+_LOG_SCHEMA = pa.schema(
+    [
+        ("online", pa.bool_()),
+        ("data_fingerprint", pa.string()),
+        ("feast_objects", pa.string()),
+        ("at", pa.timestamp("us", "UTC")),
+        ("online_version", pa.int64()),  # of customer_features, from which the window was last brought online
+    ]
+)
 EVERY = 10  # seconds between two lines on the progress
 
 
@@ -60,8 +69,13 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
         with connection() as con:
             tables.read(con, "customer_features", [key])
             known = share_known(con, "customer_features", contract.feature_names)
+            version = _online_version(con, tables, contract, key)
             if online:
+                # first: forgetting drops the sample that bringing online keeps for the endpoint
+                forgotten = store.forget(_removed(con, tables, contract, version))
                 brought = _bring_online(context, con, store, window(contract, key).end)
+                brought["customers_forgotten"] = forgotten
+                version = (key, int(tables.version("customer_features") or 0))
             elif key != newest:
                 context.log.info("window %s is older than %s: only definitions applied", key, newest)
             else:
@@ -71,8 +85,10 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
             "data_fingerprint": contract.data_fingerprint,
             "feast_objects": ", ".join(applied),
             "at": datetime.now(UTC),
+            # a window that is written over without being brought online keeps what the store has of it
+            "online_version": version[1] if version is not None and version[0] == key else None,
         }
-        tables.write(LOG, pa.Table.from_pylist([entry]), key)  # last: says that the window is done
+        tables.write(LOG, pa.Table.from_pylist([entry], _LOG_SCHEMA), key)  # last: says that the window is done
         return dg.MaterializeResult(
             metadata={
                 "feast_objects": applied,
@@ -89,6 +105,43 @@ def _feature_store(contract: Contract) -> dg.AssetsDefinition:
         )
 
     return feature_store
+
+
+def _online_version(
+    con: duckdb.DuckDBPyConnection, tables: TableStore, contract: Contract, key: str
+) -> tuple[str, int] | None:
+    """The newest window up to one that was brought online, and from which version of the features; None if unknown.
+
+    Snapshots tables are asked for the window itself: who is missing in a later one has left, and stays as last seen.
+    """
+    if tables.version(LOG) is None:
+        return None
+    if "online_version" not in con.table(tables.read(con, LOG)).columns:  # written before it was noted
+        return None
+    same = "=" if contract.snapshots is not None else "<="
+    found = con.execute(
+        f"SELECT _window, online_version FROM {LOG} WHERE online_version IS NOT NULL AND _window {same} ? "
+        "ORDER BY _window DESC LIMIT 1",
+        [key],
+    ).fetchall()
+    return found[0] if found else None
+
+
+def _removed(
+    con: duckdb.DuckDBPyConnection, tables: TableStore, contract: Contract, before: tuple[str, int] | None
+) -> list[str | int]:
+    """The customers who went online before and are not in the view `customer_features`: a correction took them out."""
+    if before is None:
+        return []
+    key, version = before
+    try:
+        tables.require_version("customer_features", version)
+    except MissingVersionError:  # pruned, or an erasure removed it
+        return []
+    tables.read(con, "customer_features", [key], version, view="_online_before")
+    customer = identifier(contract.customer.name)
+    gone = f"SELECT DISTINCT {customer} FROM _online_before ANTI JOIN customer_features USING ({customer})"
+    return [who for (who,) in con.execute(gone).fetchall()]
 
 
 def _bring_online(

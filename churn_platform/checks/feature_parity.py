@@ -114,7 +114,8 @@ def _left(con: duckdb.DuckDBPyConnection, contract: Contract, tables: TableStore
     """Some customers of earlier windows who are not in the newest, and so stay online as they last were.
 
     Looked for in the window before and in the last one beyond the ttl, not in all of them: a check must not cost in
-    proportion to history. Who ever bought is in every later window, so of purchases there are none.
+    proportion to history. Who ever bought is in every later window, so of purchases there are none; whom a
+    correction took out is forgotten when its window is brought online (`assets.feature_store`).
     """
     earlier = [key for key in tables.windows("customer_features") if key < newest]
     if contract.snapshots is None or not earlier:

@@ -62,6 +62,21 @@ def test_the_same_values_of_another_time_are_noticed(shop):
     assert said["verdict"].endswith("different: snapshot_time")
 
 
+def test_a_customer_whom_a_correction_took_out_of_the_window_is_served_no_more(shop):
+    rows = shop.rows("customer_features", NEWEST).drop(columns="_window")
+    gone, stays = rows["buyer"].iloc[0], rows["buyer"].iloc[1]
+    assert None not in shop.store.online([gone, stays])
+    shop.tables.write(
+        "customer_features", pa.Table.from_pandas(rows[rows["buyer"] != gone], preserve_index=False), NEWEST
+    )
+    for forgotten in (1, 0):
+        result = shop.materialize("feature_store", key=NEWEST, checks=False)
+        assert graph.metadata(result, "feature_store")["customers_forgotten"] == forgotten
+        left, other = shop.store.online([gone, stays])
+        assert left is None
+        assert other is not None
+
+
 def test_customers_who_are_missing_online_are_noticed(shop):
     with sqlite3.connect(shop.home / "online_store.db") as database:
         table = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchone()[0]
