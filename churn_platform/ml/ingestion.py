@@ -96,7 +96,7 @@ def typed_rows(
     for name, column in table.kept.items():
         present, typed = _typed(column, sources[name], table.decimal)
         selected.append(f"{masked(column, typed)} AS {identifier(name)}")
-        issues += _issues(name, column, present, typed)
+        issues += _issues(name, column, present, typed, may_quote(table))
         if name in ids and column.type == "string":
             words = literal(f"{name} holds a character that nobody sees")
             issues.append(f"CASE WHEN regexp_matches({typed}, {literal(_INVISIBLE)}) THEN {words} END")
@@ -169,7 +169,7 @@ def newest_time(con: duckdb.DuckDBPyConnection, contract: Contract, table_name: 
         f"FROM {identifier(view)})"
     ).fetchall()[0]
     if newest is None and rows:
-        such = f", such as {example!r}" if example is not None and column.pii == "keep" else ""
+        such = f", such as {example!r}" if example is not None and may_quote(table) else ""
         what = f"none of its {rows:,} times can be read{such}." if not readable else "all its times lie in the future."
         remedy = 'Name the right column, or say with `format` how it is written: format: "%d/%m/%Y %H:%M".'
         raise SourceError(f"tables.{table_name}.columns.{table.time_column}: {what} {remedy}")
@@ -461,12 +461,17 @@ def _time(column: Column, source: _Value, value: str, _decimal: str) -> str:
     return f"TRY_CAST({value} AS {'TIMESTAMPTZ' if column.type == 'timestamp' else 'DATE'})"
 
 
-def _issues(name: str, column: Column, present: str, typed: str) -> list[str]:
+def may_quote(table: Table) -> bool:
+    """Whether a message may quote a value: in a row that has shifted, a personal one may stand in any column."""
+    return all(column.pii == "keep" for column in table.columns.values())
+
+
+def _issues(name: str, column: Column, present: str, typed: str, quote: bool) -> list[str]:
     """SQL for what is wrong with a value's type and, where it will be masked, with the value itself."""
     personal = column.pii != "keep"
     # a value is quoted without the characters that hold issues apart
     plain = f"translate(left(CAST({present} AS VARCHAR), 40), chr(39) || chr(10) || chr(13) || ';', '    ')"
-    shown = "'a value'" if personal else f"chr(39) || {plain} || chr(39)"
+    shown = "'a value'" if not quote else f"chr(39) || {plain} || chr(39)"
     words = literal(f" is not {_WORDS[column.type]}")
     # the value is judged before it is masked, so an unreadable one that will be hashed is noticed as well
     issues = [

@@ -142,6 +142,20 @@ def test_an_issue_quotes_the_value_without_what_would_break_it_up() -> None:
     assert len(issue) < 80
 
 
+def test_where_a_column_is_masked_no_column_is_quoted_since_a_row_may_have_shifted() -> None:
+    masked = (
+        "      receipt: {type: string}\n",
+        "      receipt: {type: string}\n      mail: {type: string, pii: drop}\n",
+    )
+    _, issue = one_value("{type: integer}", "zoe@example.com", contract=[masked])
+    assert issue == "shop: a value is not a whole number"
+    contract = changed(PURCHASES, masked)
+    frame = row(bought_at="zoe@example.com")
+    with engine(contract) as con, pytest.raises(SourceError) as caught:
+        ingestion.newest_time(con, contract, "transactions", landed(con, frame))
+    assert "zoe" not in str(caught.value)
+
+
 COMMA = {"contract": [("    order: receipt\n", "    order: receipt\n    decimal: ','\n")]}
 
 
