@@ -140,7 +140,7 @@ def _score(way: str, family: str, rows: int, folder: Path) -> Scored:
 
     def others() -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(source) as file:
-            for part in file.iter_batches(batch.BATCH, columns=columns):
+            for part in batch.read(file, columns):
                 said = np.zeros(len(part))
                 if way == SCIKIT_LEARN:
                     said = slow.predict_proba(models.frame(contract, part.to_pandas()))[:, 1]

@@ -99,6 +99,12 @@ def _codes(batch: pa.RecordBatch, model: CompiledModel) -> NDArray[np.int32]:
     return found
 
 
+def read(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Read a Parquet file batch by batch. Asked for all row groups at once, Arrow keeps what it has read of each."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(BATCH, row_groups=[group], columns=columns)
+
+
 def write(batches: Iterable[pa.RecordBatch], schema: pa.Schema, target: Path) -> int:
     """Write batches to a Parquet file, which is whole or not there; returns the number of rows."""
     beside, rows = target.with_name(f".{target.name}.{os.getpid()}"), 0
@@ -152,7 +158,7 @@ def score_file(
         (empty,) = score([none], contract, model, version)
 
         def scored() -> Iterator[pa.RecordBatch]:
-            for batch in score(file.iter_batches(BATCH, columns=columns), contract, model, version):
+            for batch in score(read(file, columns), contract, model, version):
                 say(len(batch))
                 yield batch
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from churn_platform.contract import MODEL_VERSION, PREDICTION, PROBABILITY
 from churn_platform.ml import batch
 from churn_platform.ml.batch import BatchError, score, score_file
 from churn_platform.ml.compiled import compile_model
@@ -49,9 +50,9 @@ def test_batch_and_online_give_every_customer_the_same_answer_to_the_last_bit(wo
 def test_each_customer_comes_back_with_a_prediction_and_the_version(world):
     _, _, customers = world
     found = scored(world, pa.Table.from_pandas(customers.assign(more=1), preserve_index=False))
-    assert found.columns.tolist() == ["buyer", "churn_probability", "churn_prediction", "model_version"]
+    assert found.columns.tolist() == ["buyer", PROBABILITY, PREDICTION, MODEL_VERSION]
     high = found["churn_probability"] >= 0.3
-    assert (found["churn_prediction"] == np.where(high, "High Risk", "Low Risk")).all()
+    assert (found[PREDICTION] == np.where(high, "High Risk", "Low Risk")).all()
     assert 0 < high.sum() < ROWS
     assert set(found["model_version"]) == {"7"}
 
@@ -70,7 +71,9 @@ def test_numbers_and_texts_of_any_arrow_type_are_read(shop):
 
 
 def test_a_batch_of_nobody_has_no_answers(shop):
-    assert len(scored(shop, shop[2].slice(0, 0))) == 0
+    contract, model, table = shop
+    nobody = pa.RecordBatch.from_pylist([], schema=table.schema)
+    assert [len(batch) for batch in score([nobody], contract, model, "7")] == [0]
 
 
 def test_missing_columns_are_all_named(shop):
