@@ -1,7 +1,7 @@
 """Training at size: `python -m benchmarks.training`.
 
 Time and peak memory of `ml.training.train`, the function behind the asset `candidate_model`, for each family with its
-defaults: two fits (training windows; training and validation windows), calibration, importance and the judgement on the
+defaults: two fits (training windows; training and validation windows), calibration and the judgement on the
 test window. Each measurement is a process of its own, and its clock starts when the rows are in memory.
 """
 

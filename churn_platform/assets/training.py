@@ -148,7 +148,7 @@ def _figures(contract: Contract, trained: Trained) -> dict[str, Figure]:
     labels = trained.splits.test[LABEL].to_numpy(dtype="float64")
     if not 0 < labels.sum() < len(labels):
         return {}
-    means, deviations = trained.importance
+    means, deviations = trained.importance(contract)
     search = trained.search
     return {
         "roc_and_precision": plots.roc_and_precision(labels, trained.test_probability, "test window"),

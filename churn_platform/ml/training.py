@@ -40,7 +40,16 @@ class Trained:
     test_probability: Array
     test_score: Array  # the same before calibration
     reference: pd.DataFrame  # what drift compares with: see `_reference`
-    importance: tuple[Array, Array]  # loss of ROC AUC on validation rows: means and deviations, per feature
+    first: Any  # the model of the training windows alone, which scored the validation rows; not calibrated
+
+    def importance(self, contract: Contract) -> tuple[Array, Array]:
+        """Loss of ROC AUC on validation rows when a feature is shuffled: means and deviations, per feature.
+
+        It takes as long as a fit, so it is computed when it is asked for, which a replay of history never does.
+        """
+        validation = self.splits.validation
+        labels = validation[LABEL].to_numpy(dtype="float64")
+        return _permutation(self.first, models.frame(contract, validation), labels)
 
 
 def in_order(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +118,6 @@ def train(
     say(f"calibration: {calibration}")
     threshold = _threshold(contract, parts.validation, labels["validation"], calibration.held_out)
     measured = _prefixed("validation", metrics.evaluate(labels["validation"], calibration.held_out, threshold))
-    importance = _permutation(first, inputs["validation"], labels["validation"])
 
     say(f"fitting the final model on {len(fitted_on):,} rows, testing on {len(parts.test):,}")
     pipeline = models.fit(contract, inputs["fitted"], fitted_on[LABEL].to_numpy(), parameters)
@@ -128,7 +136,7 @@ def train(
         test_probability=test_probability,
         test_score=models.probabilities(pipeline, inputs["test"]),
         reference=_reference(contract, inputs["fitted"], calibration.held_out),
-        importance=importance,
+        first=first,
     )
 
 
