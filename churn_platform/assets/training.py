@@ -13,7 +13,7 @@ from churn_platform import provenance
 from churn_platform.assets.common import WRITES, plot
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
-from churn_platform.ml import explanations, plots
+from churn_platform.ml import decisions, explanations, plots
 from churn_platform.ml.models import ModelError
 from churn_platform.ml.splits import NotEnoughDataError
 from churn_platform.ml.training import Trained, in_order, train
@@ -160,7 +160,17 @@ def _figures(contract: Contract, trained: Trained) -> dict[str, Figure]:
         ),
         "importance": plots.importance(contract.feature_names, means, deviations, "validation window"),
         **({} if search is None or search.why_not else {"trials": _search(search)}),
+        **({} if contract.value is None else {"profit": profit_figure(contract, trained)}),
     }
+
+
+def profit_figure(contract: Contract, trained: Trained) -> Figure:
+    """What the threshold was chosen on: profit by the number of validation customers contacted."""
+    rows, probability = trained.splits.validation, trained.calibration.held_out
+    worth = decisions.worth(contract, rows)
+    earned = decisions.earned_by_risk(contract, rows[LABEL].to_numpy(dtype="float64"), probability, worth)
+    contacted = int((probability >= trained.threshold).sum())
+    return plots.threshold(earned, contacted, trained.threshold, "profit on the validation window, from its labels")
 
 
 def _search(found: Found) -> Figure:

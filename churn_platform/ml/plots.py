@@ -220,6 +220,20 @@ def profit(curves: dict[str, Array], capacity: int | None, title: str) -> Figure
     return figure
 
 
+def threshold(curve: Array, contacted: int, probability: float, title: str) -> Figure:
+    """What contacting the 0, 1, ..., n customers most at risk earned in all, and those from the threshold on."""
+    figure = Figure(figsize=(7, 3.6))
+    axes = figure.subplots()
+    axes.plot(curve, color=_BLUE, label="earned")
+    chosen = f"threshold {probability:.3f}: {contacted:,} customers, {curve[contacted]:,.0f}"
+    axes.axvline(contacted, color=_ORANGE, linestyle="--", label=chosen)
+    axes.plot([contacted], [curve[contacted]], marker="o", color=_ORANGE)
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.set(xlabel="customers contacted, most at risk first", ylabel="profit, money", title=title)
+    axes.legend()
+    return figure
+
+
 def intervals(
     names: list[str], found: list[tuple[float, float, float]], title: str, label: str = "share of customers"
 ) -> Figure:

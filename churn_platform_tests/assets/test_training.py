@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from churn_platform.assets.training import profit_figure
+from churn_platform.ml.training import train
 from churn_platform.reproduce import reproduce
 from churn_platform_tests import graph
 
@@ -14,6 +16,17 @@ SEARCH = (
     "model: {family: logistic_regression, min_windows: 3}",
     f"model: {{family: logistic_regression, min_windows: 3, search: {{trials: {TRIALS}, seconds: 600, folds: 2}}}}",
 )
+
+
+def test_the_profit_on_which_the_threshold_was_chosen_is_drawn():
+    value = "value: {customer_value: 20, offer_cost: 2, acceptance: 0.3}\n"
+    contract = graph.parse(graph.SIMULATED + value)
+    trained = train(contract, graph.labelled())
+    axes = profit_figure(contract, trained).axes[0]
+    curve, marked = axes.lines[0].get_ydata(), axes.lines[1].get_xdata()[0]
+    assert curve[marked] == max(curve) > 0
+    assert len(curve) == len(trained.splits.validation) + 1
+    assert f"threshold {trained.threshold:.3f}: {marked:,} customers" in axes.get_legend().texts[1].get_text()
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,19 @@ def test_profit_is_acceptance_times_risk_times_worth_less_the_cost():
     assert decisions.realised_profit(FLAT, labels, contacted, np.full(4, 100.0)) == 40 - 10
 
 
+def test_the_threshold_lies_where_contacting_who_is_most_at_risk_earned_most():
+    random = np.random.default_rng(5)
+    probability = random.random(500)
+    labels = (random.random(500) < probability).astype("float64")
+    worth = random.exponential(50, 500)
+    earned = decisions.earned_by_risk(FLAT, labels, probability, worth)
+    assert earned.shape == (501,)
+    assert earned[0] == 0
+    assert earned[-1] == pytest.approx(decisions.realised_profit(FLAT, labels, np.ones(500, dtype="bool"), worth))
+    contacted = (probability >= decisions.best_threshold(FLAT, labels, probability, worth)).sum()
+    assert earned[contacted] == earned.max()
+
+
 def test_the_best_are_contacted_up_to_the_capacity_and_nobody_at_a_loss():
     chosen = decisions.choose(FLAT, np.array([0.3, 0.9, 0.1, 0.5]), np.full(4, 100.0))
     assert chosen.tolist() == [False, True, False, True]
