@@ -27,7 +27,7 @@ from churn_platform.contract import (
     given,
 )
 from churn_platform.engine import connection, identifier
-from churn_platform.ml import ingestion, masking
+from churn_platform.ml import ingestion, masking, retention
 from churn_platform.ml.retention import CONTACT, HOLD_OUT, UNLISTED
 from churn_platform.ml.retention import resting as resting_sql
 from churn_platform.resources.storage import TableStore
@@ -65,6 +65,16 @@ def resting(contract: Contract, tables: TableStore, window: Window) -> list[obje
         return [who for (who,) in con.execute(resting_sql(contract, window.key), [window.end]).fetchall()]
 
 
+def measured(contract: Contract, tables: TableStore, window: str) -> list[str]:
+    """The windows whose performance is measured already, on labels in which the list of a window had a part."""
+    done = set(tables.windows("model_performance"))
+    with connection() as con:
+        if not done or not read(con, tables):
+            return []
+        tables.read(con, "churn_labels")
+        return [key for (key,) in con.execute(retention.touched(contract, window)).fetchall() if key in done]
+
+
 def sent_on(tables: TableStore) -> dict[str, date]:
     """Window to the day on which its list was sent, of those that were."""
     with connection() as con:
@@ -94,9 +104,9 @@ def suppressed(con: duckdb.DuckDBPyConnection, contract: Contract, settings: Set
     if places:
         listed = ", ".join(places[:10]) + (", ..." if len(places) > 10 else "")
         raise TreatmentError(
-            f"{path} holds {len(written):,} ids, and {len(written) - len(places):,} of them are usable: number {listed} "
-            f"cannot be an id of type {contract.customer.type}, as contract.yaml has it. Whoever is meant might be "
-            "contacted, so there is no list. Correct or remove them."
+            f"{path} holds {len(written):,} ids, and {len(written) - len(places):,} of them are usable: number "
+            f"{listed} cannot be an id of type {contract.customer.type}, as contract.yaml has it. Whoever is meant "
+            "might be contacted, so there is no list. Correct or remove them."
         )
     return list(usable.values())
 
@@ -178,8 +188,8 @@ class Sent:
         lines = [f"The list of {self.window} was sent on {self.on}: {reached}"]
         if self.spoilt:
             lines.append(
-                f"  {self.spoilt:,} of those held out were contacted all the same. They still count as held out, so "
-                "the effect will look smaller than it is."
+                f"  {self.spoilt:,} of those held out were contacted all the same. In the effect they still count as "
+                "held out, so it will look smaller than it is; for the model's performance they count nothing."
             )
         if self.unlisted:
             lines.append(f"  {self.unlisted:,} were contacted who were not on the list; they rest, too.")

@@ -3,10 +3,11 @@
 import dagster as dg
 import pandas as pd
 
+from churn_platform import treatments
 from churn_platform.assets.common import plot
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection, identifier
-from churn_platform.ml import plots, replay
+from churn_platform.ml import plots, replay, retention
 from churn_platform.ml.features import AT_RISK
 from churn_platform.resources.storage import TableStore
 
@@ -46,6 +47,8 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
 def read_history(contract: Contract, tables: TableStore) -> pd.DataFrame:
     """What `ml.replay.replay` takes: every customer at risk at every observation, with the label as far as it is known.
 
+    A label in which a contact had a part is not known, as for a training set.
+
     Raises:
         ReplayError: no window has been labelled yet.
     """
@@ -57,9 +60,12 @@ def read_history(contract: Contract, tables: TableStore) -> pd.DataFrame:
     with connection() as con:
         tables.read(con, "customer_features")
         tables.read(con, "churn_labels")
+        counted = "churn_labels"
+        if treatments.read(con, tables):
+            counted = f"({retention.untreated(contract, 'churn_labels')})"
         rows = con.sql(
             f"SELECT f.*, l.{LABEL}, l.{MATURED_AT}, l.{replay.WINDOW} AS {replay.KNOWN_IN} FROM customer_features f "
-            f"LEFT JOIN churn_labels l ON l.{customer} = f.{customer} AND l.{SNAPSHOT_TIME} = f.{SNAPSHOT_TIME} "
+            f"LEFT JOIN {counted} l ON l.{customer} = f.{customer} AND l.{SNAPSHOT_TIME} = f.{SNAPSHOT_TIME} "
             f"WHERE {AT_RISK} ORDER BY f.{replay.WINDOW}, f.{customer}"
         ).df()
     for name in (SNAPSHOT_TIME, MATURED_AT):

@@ -153,6 +153,14 @@ def _acted_on(contract: Contract, label: str, treatment: str) -> str:
     )
 
 
+def touched(contract: Contract, window: str) -> str:
+    """SQL for the windows of `churn_labels` in which the list of a window had a part, from a view `treatments`."""
+    return (
+        "SELECT DISTINCT l._window FROM churn_labels AS l JOIN treatments AS t "
+        f"ON t._window = '{window}' AND {_acted_on(contract, 'l', 't')} ORDER BY 1"
+    )
+
+
 def untreated(contract: Contract, labels: str) -> str:
     """SQL for the rows of a view of labels in which no contact had a part, from a view `treatments`.
 
@@ -172,17 +180,19 @@ def weighted(contract: Contract, labels: str) -> str:
 
     Leaving out who was contacted would leave out the customers whom the model thought most at risk, and make it look
     worse than it is. So those who were held out of a list count for all of it: weight `listed / held out` (inverse
-    probability weighting, Horvitz and Thompson 1952). Whom a list meant to contact counts 0, and so does who was
-    contacted without one, for whom nobody can stand in.
+    probability weighting, Horvitz and Thompson 1952). Whom a list meant to contact counts 0. So does whoever was
+    contacted all the same, held out or on no list: the others who were held out stand in for the former, nobody can for
+    the latter.
     """
     customer = identifier(contract.customer.name)
+    left_alone = f"count(*) FILTER ({ARM} = '{HOLD_OUT}' AND NOT {CONTACTED})"
     lists = (
-        f"SELECT _window, count(*) / nullif(count(*) FILTER ({ARM} = '{HOLD_OUT}'), 0) AS counts_for "
+        f"SELECT _window, count(*) / nullif({left_alone}, 0) AS counts_for "
         f"FROM treatments WHERE {ARM} <> '{UNLISTED}' GROUP BY 1"
     )
     acted = (
         f"SELECT l.{customer} AS who, l.{SNAPSHOT_TIME} AS observed, "
-        f"CASE WHEN bool_or(t.{ARM} <> '{HOLD_OUT}') THEN 0.0 ELSE product(counts_for) END AS weight "
+        f"CASE WHEN bool_or(t.{ARM} <> '{HOLD_OUT}' OR t.{CONTACTED}) THEN 0.0 ELSE product(counts_for) END AS weight "
         f"FROM {identifier(labels)} AS l JOIN treatments AS t ON {_acted_on(contract, 'l', 't')} "
         "LEFT JOIN lists ON lists._window = t._window GROUP BY 1, 2"
     )

@@ -13,9 +13,10 @@ from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
 from churn_platform import treatments
+from churn_platform.assets.replay import read_history
 from churn_platform.cli import app
 from churn_platform.engine import connection
-from churn_platform.ml import decisions
+from churn_platform.ml import decisions, retention
 from churn_platform.ml.explanations import Explainer
 from churn_platform.ml.models import frame
 from churn_platform.provenance import recorded
@@ -113,6 +114,18 @@ def test_without_the_suppression_list_there_is_no_list(shop):
     assert not result.success
     assert "never.csv cannot be read" in graph.why(result)
     assert "retention_list" not in shop.tables.names()
+
+
+def test_a_suppression_list_with_an_id_that_can_be_nobodys_is_refused_and_the_id_is_not_repeated(tmp_path, monkeypatch):
+    value = "value: {customer_value: 10, offer_cost: 1, acceptance: 0.3, suppression: never.txt}\n"
+    gym = graph.make(tmp_path, graph.WIDE + value).use(monkeypatch)
+    (tmp_path / "never.txt").write_text("17\n0018\nA-19\n")
+    with connection() as con:
+        with pytest.raises(treatments.TreatmentError, match=r"holds 3 ids, and 2 of them are usable: number 3") as said:
+            treatments.suppressed(con, gym.contract, gym.settings)
+        assert "A-19" not in str(said.value)
+        (tmp_path / "never.txt").write_text("17\n0018\n")
+        assert treatments.suppressed(con, gym.contract, gym.settings) == [17, 18]
 
 
 def test_a_list_that_was_not_sent_changes_nothing(shop):
@@ -227,6 +240,31 @@ def test_a_saved_customer_is_no_false_alarm(shop):
     assert "drop" in after
 
 
+def test_who_was_held_out_and_contacted_all_the_same_counts_nothing_and_the_others_stand_in(shop, tmp_path):
+    _, rows = listed(shop, APRIL)
+    contact, held_out = (rows.loc[rows["arm"] == arm, "buyer"].tolist() for arm in ("contact", "hold_out"))
+    path = tmp_path / "sent.txt"
+    path.write_text("\n".join([*contact, *held_out[:3]]))
+    send(shop, APRIL, "--contacted", str(path))
+    with connection() as con:
+        shop.tables.read(con, "treatments")
+        shop.tables.read(con, "churn_labels", [MAY])
+        found = con.sql(f"SELECT buyer, _weight FROM ({retention.weighted(shop.contract, 'churn_labels')})").df()
+    weights = found.set_index("buyer")["_weight"]
+    assert (weights[[*contact, *held_out[:3]]] == 0).all()
+    assert weights[held_out[3:]].tolist() == pytest.approx([len(rows) / (len(held_out) - 3)] * (len(held_out) - 3))
+
+
+def test_a_list_that_is_said_to_be_sent_after_its_labels_matured_is_measured_again(shop):
+    before = measured(shop)
+    listed(shop, APRIL)
+    said = send(shop, APRIL)
+    assert f"[measure] score_window    {MAY}" in said
+    after = shop.rows("model_performance", MAY)
+    assert after["treated"].sum() == 60
+    assert after["rows"].sum() == before["customers"] - 60
+
+
 def test_without_a_hold_out_a_fall_is_no_reason_to_retrain(shop):
     bold = shop.other(("hold_out: 0.3", "hold_out: 0"))
     assert bold.materialize("retention_list", key=APRIL).success
@@ -254,6 +292,12 @@ def test_a_training_set_leaves_out_who_was_contacted_and_is_reproduced_so(shop):
     assert contacted <= {who for who, observed in gone if pd.Timestamp(observed) == at}
     held_out = found.loc[found["arm"] == "hold_out", "buyer"]
     assert held_out.isin(rows.loc[rows["snapshot_time"] == at, "buyer"]).all()
+
+    history = read_history(shop.contract, shop.tables)  # nor does the replay know what became of them
+    at_risk = history[(history["snapshot_time"] == at) & history["buyer"].isin({who for who, _ in gone})]
+    assert len(at_risk) > 0
+    assert at_risk["churned"].isna().all()
+    assert history.loc[(history["snapshot_time"] == at) & history["buyer"].isin(held_out), "churned"].notna().all()
 
     result = shop.materialize("candidate_model", checks=False)
     assert result.success, graph.why(result)
