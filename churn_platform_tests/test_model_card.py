@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,25 @@ def test_it_is_kept_with_the_run_of_the_version(shop):
     measured = shop.tracking.client.get_run(champion.run_id).data.metrics
     for name in metrics.NAMES:
         assert f"| {name} | {measured[f'validation_{name}']:.4f} | {measured[f'test_{name}']:.4f} |" in text
+
+
+def test_the_registry_says_what_a_version_is_and_where_its_card_is(shop):
+    import mlflow
+
+    champion = shop.tracking.version_of("champion")
+    assert f"as of {champion.tags['window']}" in champion.description
+    assert f"roc_auc {float(champion.tags['test_roc_auc']):.4f}" in champion.description
+    mlflow.set_tracking_uri(shop.settings.tracking_uri)
+    assert mlflow.artifacts.load_text(champion.tags["model_card"]).startswith("# Model card")
+
+
+@pytest.mark.parametrize(("threshold", "words"), [(0.31, "which earned most"), (0.5, "no threshold earned anything")])
+def test_the_card_says_how_the_threshold_came_about(threshold, words):
+    value = "value: {customer_value: 10, offer_cost: 1, acceptance: 0.3}\n"
+    trained = dataclasses.replace(train(graph.parse(graph.SIMULATED), graph.labelled()), threshold=threshold)
+    text = card(graph.parse(graph.SIMULATED + value), trained, {})
+    assert words in text
+    assert "High Risk from 50% on" not in text
 
 
 def test_slices_limits_and_the_contract_are_in_it(shop):

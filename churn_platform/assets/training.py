@@ -18,7 +18,7 @@ from churn_platform.ml.models import ModelError
 from churn_platform.ml.splits import NotEnoughDataError
 from churn_platform.ml.training import Trained, in_order, train
 from churn_platform.ml.tuning import Found
-from churn_platform.model_card import card
+from churn_platform.model_card import card, summary
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import BY_TIME, BY_TRIALS, PARAMETERS, REFERENCE, SEARCH, Tracking
 
@@ -107,6 +107,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
             registered = tracking.log_model(
                 trained.pipeline, trained.reference[contract.feature_names], Path(folder), tags
             )
+            tracking.describe(registered, summary(contract, trained, tags, CARD), f"runs:/{run_id}/{CARD}")
         return dg.MaterializeResult(
             metadata={
                 "model": f"{tracking.model_name} version {registered.version}",
