@@ -73,6 +73,11 @@ class Played:
     promoted: list[str] = field(default_factory=list)  # and those that became champion
     reasons: dict[str, str] = field(default_factory=dict)  # window to what the policy said
 
+    @property
+    def retrains(self) -> int:
+        """How many candidates were trained after the first champion."""
+        return sum(window > self.promoted[0] for window in self.trained) if self.promoted else 0
+
 
 @dataclass(frozen=True)
 class Result:
@@ -90,7 +95,7 @@ class Result:
     @property
     def retrains(self) -> int:
         """How many candidates were trained after the first champion."""
-        return len(self.played.trained) - 1
+        return self.played.retrains
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def replay(
     played = []
     for each in chosen or policies(contract):
         played.append(world.play(each))
-        say(f"{each.title}: {max(len(played[-1].trained) - 1, 0)} retrains, {len(played[-1].promoted)} champions")
+        say(f"{each.title}: {played[-1].retrains} retrains, {len(played[-1].promoted)} champions")
     return _report(world, played)
 
 
@@ -498,11 +503,18 @@ def _profit(world: _World, judged: list[_Judged], said: list[Array]) -> float | 
 
 
 def _recommend(results: list[Result], windows: int) -> str:
-    """The policy to choose, by ROC AUC; or that the data cannot tell them apart."""
+    """The policy to choose, by ROC AUC; or that the data cannot tell them apart.
+
+    A policy whose Brier score is significantly worse is never chosen: contacts are weighed by probabilities.
+    """
     never, others = results[0], results[1:]
+    false = [found for found in others if found.brier_better.high < 0]
     better = [found for found in others if found.better.low > 0 and found.better.value >= WORTHWHILE]
+    better = [found for found in better if found not in false]
     worse = [found for found in others if found.better.high < 0]
     warned = f" Worse than never retraining: {_titles(worse)}." if worse else ""
+    if false:
+        warned += f" Not considered, as its probabilities are significantly worse (Brier score): {_titles(false)}."
     if not better:
         return (
             f"Over {windows} windows no policy is significantly better than to {never.played.policy.title}, by "

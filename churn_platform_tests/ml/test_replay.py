@@ -12,7 +12,7 @@ from benchmarks.replay import FIRST, contract_of, history
 from churn_platform.assets.replay import read_history
 from churn_platform.contract import LABEL, SimulatedDrift
 from churn_platform.engine import connection
-from churn_platform.ml import replay
+from churn_platform.ml import metrics, replay
 from churn_platform_tests import graph
 
 QUIET = contract_of(1000, 6)
@@ -88,6 +88,29 @@ def test_it_does_what_the_platform_did(tmp_path, monkeypatch):
     played = report.results[1].played
     assert played.champions == scored
     assert played.trained == sorted(version.tags["window"] for version in shop.tracking.versions())
+
+
+def result(name: str, gain: float, brier_gain: float) -> replay.Result:
+    """A policy that is surely better, or worse, by so much."""
+    near = [metrics.Interval(value, value - 0.001, value + 0.001) for value in (gain, brier_gain)]
+    return replay.Result(
+        played=replay.Played(replay.Policy(name, QUIET), trained=["2021-01-01"], promoted=["2021-01-01"]),
+        roc_auc=0.7 + gain,
+        brier=0.2 - brier_gain,
+        better=near[0],
+        brier_better=near[1],
+        profit=None,
+        wins=1,
+        losses=0,
+    )
+
+
+def test_a_policy_that_ranks_better_with_worse_probabilities_is_not_recommended():
+    never, bold, honest = result(replay.NEVER, 0, 0), result("bold", 0.02, -0.003), result("honest", 0.01, 0.002)
+    said = replay._recommend([never, bold, honest], 12)
+    assert said.startswith("Choose: honest.")
+    assert "Not considered, as its probabilities are significantly worse (Brier score): bold." in said
+    assert "no policy is significantly better" in replay._recommend([never, bold], 12)
 
 
 def test_a_history_without_a_model_says_what_to_do(quiet):
