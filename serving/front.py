@@ -419,9 +419,10 @@ class Front:
         """Answer, or pass on."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["type"] != "http" or (
-            (scope["path"] in BENTOML_PATHS and scope["method"] in ("GET", "HEAD")) or self._endpoints is None
-        ):
+        elif self._endpoints is None or scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif scope["path"] in BENTOML_PATHS and scope["method"] in ("GET", "HEAD"):
+            self._endpoints.metrics.flush()
             await self.app(scope, receive, send)
         else:
             await self._endpoints(scope, receive, send)

@@ -6,12 +6,13 @@ summed, by a variable that BentoML sets for its workers. (`bentoml.metrics` is d
 
 from __future__ import annotations
 
+from collections import Counter as Counted
 from typing import TYPE_CHECKING
 
 from serving.schema import HIGH_RISK, LOW_RISK, STATUSES
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter, Histogram
+    from prometheus_client import CollectorRegistry
 
     from serving.lineup import Served
 
@@ -58,9 +59,8 @@ class Metrics:
         # Series that begin at zero let rate() see the first event. The router's refusals are no prediction's.
         for code in STATUSES.keys() - {"not_found", "method_not_allowed"}:
             self.errors.labels(code)
-        self._answered: dict[tuple[str, str], Counter] = {}
-        self._requests: dict[tuple[str, int], Counter] = {}
-        self._seconds: Histogram = self.seconds
+        self._answered: Counted[tuple[str, str]] = Counted()
+        self._requests: Counted[tuple[str, int, str]] = Counted()
 
     def champion_changed(self, new: Served, old: Served | None) -> None:
         """Show which version answers."""
@@ -71,19 +71,26 @@ class Metrics:
         self.model.labels(new.version).set(1)
 
     def answered(self, prediction: str, version: str) -> None:
-        """Count an answer."""
-        counter = self._answered.get((prediction, version))
-        if counter is None:  # labels() looks a series up under a lock: once for each is enough
-            counter = self._answered[prediction, version] = self.predictions.labels(prediction, version)
-        counter.inc()
+        """Count an answer; `flush` shows it."""
+        self._answered[prediction, version] += 1
 
     def request(self, path: str, status: int, code: str, seconds: float) -> None:
-        """Count a request."""
-        counter = self._requests.get((path, status))
-        if counter is None:
-            counter = self._requests[path, status] = self.requests.labels(path, str(status))
-        counter.inc()
-        if code and code not in ("not_found", "method_not_allowed"):
-            self.errors.labels(code).inc()
+        """Count a request; `flush` shows it."""
+        self._requests[path, status, code] += 1
         if path == "/predict":
-            self._seconds.observe(seconds)
+            self.seconds.observe(seconds)
+
+    def flush(self) -> None:
+        """Show what was counted.
+
+        With several workers each change of a counter is a write into a file that they share, under a lock. Changing
+        all of them a few times a second costs a tenth of doing so with each request.
+        """
+        answered, self._answered = self._answered, Counted()
+        requests, self._requests = self._requests, Counted()
+        for (prediction, version), number in answered.items():
+            self.predictions.labels(prediction, version).inc(number)
+        for (path, status, code), number in requests.items():
+            self.requests.labels(path, str(status)).inc(number)
+            if code and code not in ("not_found", "method_not_allowed"):
+                self.errors.labels(code).inc(number)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentoml.churn")
 
 STALE_AFTER = 60.0  # seconds without an answer from the online store after which we do not claim to be ready
+_COUNT_EVERY = 0.25  # seconds
 _SAMPLE_EVERY = 300.0  # seconds between two comparisons with what Feast said
 
 
@@ -117,13 +118,14 @@ class Upkeep:
         """Begin. Called in the event loop."""
         if self.predictions is not None:
             self.predictions.start()
-        self._tasks = [asyncio.create_task(work()) for work in (self._watch_registry, self._watch_store)]
+        self._tasks = [asyncio.create_task(work()) for work in (self._watch_registry, self._watch_store, self._count)]
 
     async def stop(self) -> None:
         """End: what was answered is written first."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.metrics.flush()
         if self.predictions is not None:
             await asyncio.to_thread(self.predictions.close)
         await self.store.close()
@@ -138,7 +140,12 @@ class Upkeep:
             await self.look_at_store()
             # while it is away we look more often: it is missed
             await asyncio.sleep(self.interval if self.store_answers else min(1.0, self.interval))
+
+    async def _count(self) -> None:
+        while True:
             self.metrics.waiting.set(self.scorer.waiting)
+            self.metrics.flush()
+            await asyncio.sleep(_COUNT_EVERY)
 
     async def look_at_store(self) -> None:
         """Ask the online store for nobody, and now and then compare what it says with what Feast said."""

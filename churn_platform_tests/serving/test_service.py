@@ -154,8 +154,8 @@ def test_the_metrics_of_all_workers_are_summed_beside_bentomls_own(server):
     for _ in range(20):  # a new connection each: they spread over the workers
         assert server.predict(b'{"user_id": "1"}').status_code == 200
     server.predict(b'{"user_id": "nobody"}')
-    assert answered() == count + 20
-    assert server.figure("churn_prediction_errors_total", code="unknown_customer") == errors + 1
+    server.wait(lambda: answered() == count + 20, 10)  # the other worker's figures are a moment old
+    server.wait(lambda: server.figure("churn_prediction_errors_total", code="unknown_customer") == errors + 1, 10)
     assert server.figure("churn_prediction_seconds_count") == timed + 21
     assert server.figure("churn_requests_total", path="/predict", status="404") >= 1
     text = server.get("/metrics").text
