@@ -158,6 +158,7 @@ def materialize(world: World) -> Callable[[], Outcome]:
     tables = TableStore(world.settings.tables_of(world.contract))
     store = FeatureStore(world.contract, world.settings)
     store.apply(tables.path("customer_features"))
+    store.online(["nobody"])  # Feast imports what it reads with at its first read
     newest = world.observations[-1]
 
     def work() -> Outcome:
