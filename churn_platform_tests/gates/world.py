@@ -28,14 +28,13 @@ from churn_platform.assets.training import read_training_set
 from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection
 from churn_platform.ml import models, retrials, training
-from churn_platform.ml.compiled import compile_model
 from churn_platform.ml.splits import split
 from churn_platform.registered import CHALLENGER
-from churn_platform.resources.tracking import PARAMETERS, Tracking
+from churn_platform.resources.tracking import PARAMETERS
 from churn_platform_tests import answers, graph
 from serving import online
 from serving.lineup import Keeper
-from serving.registry import Cache, SqliteRegistry, Version
+from serving.registry import Cache, registry
 from serving.scorer import Question, Scorer
 
 MONTHS, CUSTOMERS = 8, 300
@@ -110,8 +109,8 @@ class World:
     @cached_property
     def keeper(self) -> Keeper:
         """The endpoint's own: it loads, warms and verifies whoever the registry names."""
-        registry = _Registry(self.shop.tracking, self.fitted)
-        return Keeper(self.contract, registry, Cache(self.shop.home / "serving"))
+        found = registry(self.contract, self.shop.settings)
+        return Keeper(self.contract, found, Cache(self.shop.home / "serving"))
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -244,19 +243,6 @@ class World:
     def challenger(self) -> str | None:
         """The version that stands for promotion."""
         return self.shop.alias(CHALLENGER)
-
-
-class _Registry(SqliteRegistry):
-    """The registry as the endpoint reads it; a model is compiled when it is fetched."""
-
-    def __init__(self, tracking: Tracking, reference: pd.DataFrame) -> None:
-        super().__init__(tracking.settings.home / "mlflow.db", tracking.model_name)
-        self.tracking, self.reference = tracking, reference
-
-    def fetch(self, version: Version, target: Path) -> None:
-        """See Registry."""
-        found = self.tracking.load(self.tracking.version(version.version))
-        compile_model(self.tracking.contract, found.pipeline, found.threshold, self.reference).save(target)
 
 
 def noise(rows: int, seed: int = 11) -> np.random.Generator:
