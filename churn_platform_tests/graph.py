@@ -331,9 +331,9 @@ def _master(text: str, play: bool) -> Platform:
     return found
 
 
-def played() -> Platform:
-    """SIMULATED, played. For looking at only: a test that changes something takes a `copy`."""
-    return _master(SIMULATED, play=True)
+def played(text: str = SIMULATED) -> Platform:
+    """SIMULATED, or another contract, played. For looking at only: a test that changes something takes a `copy`."""
+    return _master(text, play=True)
 
 
 def empty(folder: Path, text: str = SIMULATED) -> Platform:

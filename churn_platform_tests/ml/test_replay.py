@@ -17,6 +17,17 @@ from churn_platform_tests import graph
 
 QUIET = contract_of(1000, 6)
 
+# A candidate in every window; some reach what the gates ask and some do not.
+EVENTFUL = graph.SIMULATED
+for _old, _new in (
+    ("present: 2023-07-01", "present: 2023-08-01"),
+    ("minimum: {roc_auc: 0.6}", "minimum: {roc_auc: 0.76}"),
+    ("drifted_windows: 1, of_last: 1, cooldown_windows: 2", "when: [every_window], cooldown_windows: 0"),
+    ("budget: {retrains: 3, windows: 12}", "budget: {retrains: 9, windows: 12}"),
+):
+    assert _old in EVENTFUL
+    EVENTFUL = EVENTFUL.replace(_old, _new)
+
 
 @pytest.fixture(scope="module")
 def quiet() -> pd.DataFrame:
@@ -73,8 +84,9 @@ def test_cooldown_and_budget_hold(quiet):
 
 
 def test_it_does_what_the_platform_did(tmp_path, monkeypatch):
-    """The champions of a history that was really played, window by window."""
-    shop = graph.played().copy(tmp_path).use(monkeypatch)
+    """A history that was really played, in which candidates were promoted and refused, window by window."""
+    shop = graph.played(EVENTFUL).copy(tmp_path).use(monkeypatch)
+    promoted = [entry["window"] for entry in shop.log()]
     scored = {}
     with connection() as con:
         shop.tables.read(con, "churn_scores")
@@ -87,7 +99,12 @@ def test_it_does_what_the_platform_did(tmp_path, monkeypatch):
     report = replay.replay(shop.contract, read_history(shop.contract, shop.tables), [never, own])
     played = report.results[1].played
     assert played.champions == scored
+    assert played.promoted == promoted
     assert played.trained == sorted(version.tags["window"] for version in shop.tracking.versions())
+    first, *later = promoted
+    assert later  # one that took over from another
+    assert min(played.trained) < first  # a first candidate that was refused, which is no retrain
+    assert played.retrains == len([window for window in played.trained if window > first]) > len(later)
 
 
 def result(name: str, gain: float, brier_gain: float) -> replay.Result:
