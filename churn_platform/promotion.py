@@ -332,8 +332,8 @@ def _announce(tables: TableStore, entry: Entry, lines: Sequence[Entry]) -> Entry
         RegistryError: another machine has written a line meanwhile.
     """
     entry = _append(tables, entry, lines)
-    known = {line.id for line in lines}
-    others = [line for line in entries(tables) if line.id not in known and line.id != entry.id]
+    # by number: a line from before there were ids has another one each time that it is read
+    others = [line for line in entries(tables) if line.number >= entry.number and line.id != entry.id]
     if others:
         words = f"{others[0].by} on {others[0].host} acted at the same moment"
         _append(tables, Entry(DROPPED, entry.version, entry.previous, by=entry.by, why=words, about=entry.id))
