@@ -14,6 +14,7 @@ from churn_platform.assets.feature_store import LOG
 from churn_platform.automation import state
 from churn_platform.automation.jobs import CYCLE, PREPARE, RETRAIN, SCORE
 from churn_platform.automation.sensors import REASON, WINDOW
+from churn_platform.registered import FEATURES_VERSION
 from churn_platform.sources.base import SourceError
 from churn_platform_tests import graph
 
@@ -32,7 +33,11 @@ def registered(shop, window: str, champion: bool = True) -> str:
     tracking = shop.tracking
     if not tracking.versions():
         tracking.client.create_registered_model(tracking.model_name)
-    tags = {"window": window, "features": json.dumps(shop.contract.feature_names)}
+    tags = {
+        "window": window,
+        "features": json.dumps(shop.contract.feature_names),
+        FEATURES_VERSION: str(shop.contract.features.version),
+    }
     version = tracking.client.create_model_version(tracking.model_name, source="nowhere", tags=tags)
     if champion:
         tracking.client.set_registered_model_alias(tracking.model_name, "champion", version.version)

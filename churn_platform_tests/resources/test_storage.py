@@ -300,6 +300,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A bucket of moto's S3 server, in a process of its own: a call into Delta holds this one's interpreter."""
     pytest.importorskip("moto.server", reason="moto[server] is not installed: s3:// tables are not tested")
     import boto3
+    import s3fs
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -317,6 +318,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # of another server, of another test in this process
     client = boto3.client("s3")
     for _ in range(200):
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
