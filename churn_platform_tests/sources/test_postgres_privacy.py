@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 adbc = pytest.importorskip("adbc_driver_postgresql.dbapi", reason="adbc-driver-postgresql is not installed")
 
 CARD, EMAIL, NAME = "4929-7788-1122", "zoe.planted@example.com", "zoe-planted"
-ROWS = 200_000
+ROWS = 600_000
 # Whoever reads the column e_mail of this view fails, with a message that quotes the value.
 VIEW = f"""CREATE VIEW purchases AS SELECT 'c' || n AS client_no, 'r' || n AS receipt,
     timestamptz '2024-01-05' AS bought_at, 1.0 AS paid, '{CARD}-' || n AS card,
