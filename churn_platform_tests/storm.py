@@ -34,7 +34,7 @@ from churn_platform_tests import graph
 
 # What two runs with the same result may differ in: when and by whom something was done, and how often it was begun.
 VOLATILE = {"at", "written_at", "promoted_at", "dagster_run", "version", "previous", "model_version"}
-VOLATILE |= {"training_set_version", "by", "id", "number", "data_versions", "evidence"}
+VOLATILE |= {"training_set_version", "online_version", "by", "id", "number", "data_versions", "evidence"}
 PLAYED = {"again": date(2023, 5, 1), "once": date(2023, 2, 1)}
 LANDED = date(2023, 7, 1)
 
