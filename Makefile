@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 export CHURN_HOME ?= $(CURDIR)/.churn
 
 .DEFAULT_GOAL := help
-.PHONY: help up down next-month status test fuzz crash gates bench-data bench-training bench-scoring bench-serving image test-container manifests lint format clean lock check
+.PHONY: help up down next-month status test test-slow fuzz crash gates bench-data bench-training bench-scoring bench-serving image test-container manifests lint format clean lock check
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,14 +26,17 @@ status: $(VENV)/.installed ## what runs, which windows are done, who is champion
 check: $(VENV)/.installed ## read contract.yaml back in words, or say what is wrong with it
 	@$(BIN)/churn contract check
 
-test: $(VENV)/.installed ## all tests
+test: $(VENV)/.installed ## the tests, but for those that take minutes each
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-slow: $(VENV)/.installed ## the loop on real data in real processes, bad models, kills, and the search for secrets
+	@$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadfile
 
 fuzz: $(VENV)/.installed ## spoil the input in every way that we know, many times over
 	@CHURN_FUZZ=200 $(BIN)/python -m pytest churn_platform_tests/test_corruptions.py
 
 crash: $(VENV)/.installed ## kill the platform at 100 random moments, and compare with an undisturbed run
-	@CHURN_CRASH_KILLS=100 $(BIN)/python -m pytest --timeout 3600 churn_platform_tests/test_crashes.py
+	@CHURN_CRASH_KILLS=100 $(BIN)/python -m pytest -m slow --timeout 3600 churn_platform_tests/test_crashes.py
 
 gates: $(VENV)/.installed ## bring bad models before the gates, and good ones; write the table in docs/gates.md
 	@$(BIN)/python -m churn_platform_tests.gates

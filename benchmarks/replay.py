@@ -1,6 +1,7 @@
-"""Retraining policies on simulated histories, without drift and with one: `python -m benchmarks.replay`.
+"""Retraining policies on simulated histories: `python -m benchmarks.replay`.
 
-Where nothing changes, retraining should not pay; where what predicts churn changes, it should. The same histories, made
+Where nothing changes, retraining should not pay; where what predicts churn changes, it should; and where a candidate is
+trained on few customers, the champion gate should be what keeps retraining from doing harm. The same histories, made
 smaller, are what the tests of the replay look at.
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, Simulated, SimulatedDrift, load
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, Simulated, SimulatedDrift, Value, load
 from churn_platform.engine import connection
 from churn_platform.ml import features, labels, replay
 from churn_platform.settings import PROJECT
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 LABELLED = 14
 FIRST = LABELLED + 7  # and the warm-up
 TRAINED = 4  # windows, where there is drift: a model of all of history would learn mostly what is true no more
+FEW = 15  # a history of so many times fewer customers, whose candidates are trained on the newest window alone
 
 
 def contract_of(
@@ -43,6 +45,10 @@ def contract_of(
             "source": Simulated(kind="simulated", present=end, customers=customers, drift=list(drift)),
             "model": example.model.model_copy(update={"min_windows": LABELLED, "train_windows": train_windows}),
             "gates": example.gates.model_copy(update={"minimum": {}}),  # no model may reach it after a drift
+            # the same figures as the complete_journey contract's, for one contact in twenty customers
+            "value": Value(
+                customer_value="amount_90d", value_factor=0.5, offer_cost=3, acceptance=0.2, capacity=customers // 20
+            ),
             "time": example.time.model_copy(update={"start": date(2021, 1, 1), "end": end}),
         }
     )
@@ -80,26 +86,36 @@ def history(contract: Contract) -> pd.DataFrame:
 def main() -> None:
     """Replay a quiet history and one that drifts; print tables and times."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=__doc__)
-    parser.add_argument("--customers", type=int, default=10_000)
+    parser.add_argument("--customers", type=int, default=18_500, help="that sign up in all")
     parser.add_argument("--windows", type=int, default=24, help="about how many are scored")
+    parser.add_argument("--only", choices=["quiet", "drifting", "few"], help="one of the histories")
     arguments = parser.parse_args()
-    quiet = contract_of(arguments.customers, arguments.windows)
-    change = quiet.time.start + timedelta(days=30 * (FIRST + arguments.windows // 3))
-    drifting = contract_of(
-        arguments.customers,
-        arguments.windows,
-        [SimulatedDrift(kind="concept", at=change.replace(day=1), strength=1.0)],
-        TRAINED,
-    )
-    drifts = f"concept drift from {change:%Y-%m}, trained on the newest {TRAINED} windows"
-    for title, contract in (("without drift", quiet), (drifts, drifting)):
-        rows = history(contract)
-        began = time.perf_counter()
-        report = replay.replay(contract, rows, say=_say)
-        seconds = time.perf_counter() - began
-        churn = rows[LABEL].mean()
-        _say(f"\n{title}: {len(rows):,} observations, {len(report.windows)} windows, churn rate {churn:.1%}")
-        _say(f"{report.table()}\n\n{report.recommendation}\n{seconds:.0f} s\n")
+    for name, (title, contract) in histories(arguments.customers, arguments.windows).items():
+        if arguments.only in {None, name}:
+            rows = history(contract)
+            began = time.perf_counter()
+            report = replay.replay(contract, rows, say=_say)
+            seconds = time.perf_counter() - began
+            windows, policies = len(report.windows), len(report.results)
+            scored = rows[rows[replay.WINDOW] >= report.windows[0]].groupby(replay.WINDOW).size().mean()
+            _say(f"\n{title}: {len(rows):,} observations, churn rate {rows[LABEL].mean():.1%}")
+            _say(f"{windows} windows of {scored:,.0f} customers at risk, {policies} policies: {seconds:.0f} s\n")
+            _say(f"{report.table()}\n\n{report.recommendation}\n")
+
+
+def histories(customers: int, scored: int) -> dict[str, tuple[str, Contract]]:
+    """The histories that are replayed, by a short name: a title, and the contract."""
+    quiet = contract_of(customers, scored)
+    change = quiet.time.start + timedelta(days=30 * (FIRST + scored // 3))
+    drift = [SimulatedDrift(kind="concept", at=change.replace(day=1), strength=1.0)]
+    return {
+        "quiet": ("without drift", quiet),
+        "drifting": (
+            f"concept drift from {change:%Y-%m}, trained on the newest {TRAINED} windows",
+            contract_of(customers, scored, drift, TRAINED),
+        ),
+        "few": ("few customers, trained on the newest window", contract_of(customers // FEW, scored, (), 1)),
+    }
 
 
 def _say(text: str) -> None:

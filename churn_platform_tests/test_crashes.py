@@ -19,7 +19,7 @@ from churn_platform.settings import PROJECT
 from churn_platform.sources.landing import LandingSource
 from churn_platform_tests import graph, storm
 
-pytestmark = pytest.mark.timeout(3600)  # of many kills, on a machine that has other work to do
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # of many kills, on a machine that has other work to do
 KILLS = int(os.environ.get("CHURN_CRASH_KILLS", "20"))
 SEED = int(os.environ.get("CHURN_CRASH_SEED", "20231"))
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 PRESENT = "2017-09-01"  # the newest window of the history that `churn up` plays
 NEXT = "2017-10-01"
 

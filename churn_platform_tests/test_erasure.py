@@ -273,6 +273,7 @@ def reference(shop: people.World) -> pd.DataFrame:
     return pd.read_parquet(shop.tracking.artifact(version.run_id, REFERENCE))
 
 
+@pytest.mark.slow
 def test_before_the_erasure_the_pseudonym_stands_in_tables_logs_and_the_online_store(erased):
     places = " ".join(erased.found)
     for table in HELD:
@@ -282,23 +283,27 @@ def test_before_the_erasure_the_pseudonym_stands_in_tables_logs_and_the_online_s
         assert segment in places
 
 
+@pytest.mark.slow
 def test_after_the_erasure_no_byte_tells_of_the_person(erased):
     """Neither the id nor its pseudonym, nor those of the e-mail address and the card, in any table, version or log."""
     assert erased.half != []  # after the kill there was something left to do
     assert erased.left == []
 
 
+@pytest.mark.slow
 def test_nobody_else_lost_a_row(erased):
     for name in HELD:
         pd.testing.assert_frame_equal(erased.before[name], erased.after[name])
 
 
+@pytest.mark.slow
 def test_answers_about_others_that_had_not_landed_are_there_still(erased):
     left = [path.read_bytes() for path in sorted(answers.folder(erased).glob("*host-77-*"))]
     other = answers.line(1, customer=pseudonym(KEY.encode(), "client-7"))
     assert left == [b"", other, other]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did_without_naming_the_person(erased):
     said = erased.said.stdout
     assert "Erased under the reference" in said
@@ -307,6 +312,7 @@ def test_the_command_says_what_it_did_without_naming_the_person(erased):
     assert ZOE["client_no"] not in said
 
 
+@pytest.mark.slow
 def test_the_log_names_who_erased_and_what_and_nobody_who_was_erased(erased):
     with connection() as con:
         erased.tables.read(con, erasure.LOG)
@@ -320,10 +326,12 @@ def test_the_log_names_who_erased_and_what_and_nobody_who_was_erased(erased):
     assert json.loads(entry["models"])
 
 
+@pytest.mark.slow
 def test_the_reference_of_drift_lost_the_rows_of_the_person(erased):
     assert 0 < len(reference(erased)) < erased.reference
 
 
+@pytest.mark.slow
 def test_an_unknown_customer_is_said_to_be_unknown_and_nothing_changes(erased):
     assert erased.unknown.returncode == 1
     assert "no such customer" in erased.unknown.stderr
@@ -331,6 +339,7 @@ def test_an_unknown_customer_is_said_to_be_unknown_and_nothing_changes(erased):
     assert erased.unchanged
 
 
+@pytest.mark.slow
 def test_the_list_that_keeps_the_person_out_holds_no_pseudonym(erased):
     with connection() as con:
         erased.tables.read(con, erasure.SUPPRESSED)
@@ -339,6 +348,7 @@ def test_the_list_that_keeps_the_person_out_holds_no_pseudonym(erased):
     assert not tokens & set(TRACES)
 
 
+@pytest.mark.slow
 def test_the_person_does_not_come_back_with_the_next_export_nor_with_a_play_of_everything(erased, monkeypatch):
     graph.point_at(erased.settings, monkeypatch)
     june = people.purchases("2024-06-01", 1)
@@ -357,6 +367,7 @@ def test_the_person_does_not_come_back_with_the_next_export_nor_with_a_play_of_e
     assert [str(leak) for leak in erased.scan(TRACES)[0]] == []
 
 
+@pytest.mark.slow
 def test_a_person_who_was_erased_can_be_erased_again_and_nothing_is_left_to_do(erased, monkeypatch):
     graph.point_at(erased.settings, monkeypatch)
     report = erasure.erase(erased.contract, erased.settings, ZOE["client_no"])

@@ -107,6 +107,7 @@ with pytest.MonkeyPatch.context() as patch:
 """
 
 
+@pytest.mark.slow
 def test_a_play_that_is_killed_half_way_is_finished_by_the_next_with_the_same_result(tmp_path, monkeypatch):
     whole, known = graph.played(), WINDOWS[:3]
     shop = graph.empty(tmp_path).use(monkeypatch)

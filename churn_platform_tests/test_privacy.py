@@ -13,6 +13,8 @@ from churn_platform.ml.masking import pseudonym
 from churn_platform_tests import people
 from churn_platform_tests.people import KEY, ZOE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop() -> people.World:

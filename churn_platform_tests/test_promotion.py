@@ -226,6 +226,7 @@ def test_what_another_machine_has_announced_is_waited_for_a_minute_before_it_cou
 # -- killed processes
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_leaves_one_champion_and_a_true_log(shop):
     candidate(shop)
     candidate(shop)

@@ -8,6 +8,7 @@ from churn_platform_tests.gates import outcomes as suite
 from churn_platform_tests.gates.cases import BAD, GOOD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD, ids=[case.name for case in BAD])
 def test_a_bad_candidate_is_refused_and_changes_nothing(world, outcomes, case, record_property):
     outcome = outcomes[case.name] = suite.refuse(world, case)
@@ -19,6 +20,7 @@ def test_a_bad_candidate_is_refused_and_changes_nothing(world, outcomes, case, r
     assert outcome.refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOOD, ids=[case.name for case in GOOD])
 def test_a_good_challenger_is_promoted_and_serves_until_it_is_rolled_back(world, case, record_property):
     outcome = suite.welcome(world, case)

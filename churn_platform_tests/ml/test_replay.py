@@ -38,6 +38,7 @@ def chosen(contract, *names: str) -> list[replay.Policy]:
     return [each for each in replay.policies(contract) if each.gated and each.name in (replay.NEVER, *names)]
 
 
+@pytest.mark.slow
 def test_where_nothing_changes_retraining_is_not_said_to_pay(quiet):
     report = replay.replay(QUIET, quiet, chosen(QUIET, "every window"))
     never, every = report.results
@@ -47,6 +48,7 @@ def test_where_nothing_changes_retraining_is_not_said_to_pay(quiet):
     assert "no policy is significantly better" in report.recommendation
 
 
+@pytest.mark.slow
 def test_where_what_predicts_churn_changes_it_pays():
     change = (QUIET.time.start + timedelta(days=30 * (FIRST + 2))).replace(day=1)
     contract = contract_of(1500, 14, [SimulatedDrift(kind="concept", at=change, strength=1.0)], train_windows=4)
@@ -57,6 +59,7 @@ def test_where_what_predicts_churn_changes_it_pays():
     assert report.recommendation.startswith("Choose: every window.")
 
 
+@pytest.mark.slow
 def test_a_label_changes_nothing_before_it_is_known(quiet):
     """The trap: the labels of the last window that is judged are turned round; only what comes after may differ."""
     policies = chosen(QUIET, "every window")
@@ -83,6 +86,7 @@ def test_cooldown_and_budget_hold(quiet):
     assert min(later - earlier for earlier, later in pairwise(places)) == 3
 
 
+@pytest.mark.slow
 def test_it_does_what_the_platform_did(tmp_path, monkeypatch):
     """A history that was really played, in which candidates were promoted and refused, window by window."""
     shop = graph.played(EVENTFUL).copy(tmp_path).use(monkeypatch)

@@ -243,6 +243,7 @@ for path in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_write_that_is_killed_and_done_again_ends_as_one_that_was_not(shop, tmp_path):
     names = shop.contract.feature_names
     february, march = (many(at, value, names) for at, value in ((FEBRUARY, 1.0), (MARCH, 2.0)))
