@@ -397,12 +397,42 @@ class _Judged:
     customers: pd.Series[str]
 
 
+class _Bootstrap:
+    """Metrics of what champions said of windows, in draws of customers that are the same for all of them."""
+
+    def __init__(self, world: _World, judged: list[_Judged]) -> None:
+        self._world = world
+        groups = pd.factorize(pd.concat([window.customers for window in judged]))[0]
+        bounds = np.cumsum([0, *(len(window.labels) for window in judged)])
+        self._number = int(groups.max()) + 1
+        self._groups = [groups[first:last] for first, last in pairwise(bounds)]
+        self._judged = judged
+        self._known: dict[tuple[str, str, int], Array] = {}
+
+    def drawn(self, metric: Callable[[Array, Array], float], asked: Sequence[tuple[str, int]]) -> list[Array]:
+        """A metric in each draw, shape (DRAWS,), for each champion and place of a window."""
+        missing = [each for each in asked if (metric.__name__, *each) not in self._known]
+        of_weights = [self._of_weights(metric, *each) for each in missing]
+        values = np.empty((len(missing), DRAWS))
+        random = np.random.default_rng(7)
+        for draw in range(DRAWS if missing else 0):
+            weights = np.bincount(random.integers(0, self._number, self._number), minlength=self._number)
+            values[:, draw] = [
+                of(weights[self._groups[place]]) for of, (_, place) in zip(of_weights, missing, strict=True)
+            ]
+        self._known |= {(metric.__name__, *each): row for each, row in zip(missing, values, strict=True)}
+        return [self._known[metric.__name__, *each] for each in asked]
+
+    def _of_weights(
+        self, metric: Callable[[Array, Array], float], key: str, place: int
+    ) -> Callable[[NDArray[np.int64]], float]:
+        window = self._judged[place]
+        return metrics.weighed(metric, window.labels, self._world.said(key, window.window)[window.there])
+
+
 def _report(world: _World, played: list[Played]) -> Report:
     judged = _judged(world, played)
-    groups = pd.factorize(pd.concat([window.customers for window in judged]))[0]
-    bounds = np.cumsum([0, *(len(window.labels) for window in judged)])
-    of_window = [groups[first:last] for first, last in pairwise(bounds)]
-    number = int(groups.max()) + 1
+    bootstrap = _Bootstrap(world, judged)
     paths = {_path(each, judged) for each in played} - {_path(played[0], judged)}
     z = NormalDist().inv_cdf(1 - (1 - world.contract.gates.confidence) / 2 / max(len(paths), 1))
     measured: dict[tuple[str, ...], Result] = {}
@@ -411,7 +441,7 @@ def _report(world: _World, played: list[Played]) -> Report:
         path = _path(each, judged)
         if path not in measured:
             world.say(f"comparing {each.policy.title} with {played[0].policy.title}")
-            measured[path] = _result(world, judged, of_window, number, each, played[0], z)
+            measured[path] = _result(world, judged, bootstrap, each, played[0], z)
         found = measured[path]
         results.append(Result(**{**vars(found), "played": each}))
         by_window[each.policy.title] = [_roc_auc(world, window, key) for window, key in zip(judged, path, strict=True)]
@@ -444,37 +474,28 @@ def _roc_auc(world: _World, window: _Judged, key: str) -> float:
 
 
 def _result(  # noqa: PLR0917 - two policies, and what they are compared on
-    world: _World,
-    judged: list[_Judged],
-    groups: list[NDArray[np.int64]],
-    number: int,
-    played: Played,
-    never: Played,
-    z: float,
+    world: _World, judged: list[_Judged], bootstrap: _Bootstrap, played: Played, never: Played, z: float
 ) -> Result:
     path, other = _path(played, judged), _path(never, judged)
     said, others = (
         [world.said(key, w.window)[w.there] for key, w in zip(keys, judged, strict=True)] for keys in (path, other)
     )
-    pairs = list(zip(judged, said, others, strict=True))
+    # where the two had the same champion they do not differ, in no draw
+    differing = [place for place, (mine, theirs) in enumerate(zip(path, other, strict=True)) if mine != theirs]
     found = {}
     for metric in (metrics.fast_roc_auc, metrics.brier):
-        values = [(metric(w.labels, mine), metric(w.labels, theirs)) for w, mine, theirs in pairs]
+        values = [
+            (metric(w.labels, mine), metric(w.labels, theirs))
+            for w, mine, theirs in zip(judged, said, others, strict=True)
+        ]
         gain = float(np.mean([mine - theirs for mine, theirs in values]))
         error = 0.0
-        if path != other:
-            # where the two had the same champion they do not differ, in no draw
-            differing = [(w, a, b, g) for (w, a, b), g, k, o in zip(pairs, groups, path, other, strict=True) if k != o]
-            of_window = [
-                (g, metrics.weighed(metric, w.labels, a), metrics.weighed(metric, w.labels, b))
-                for w, a, b, g in differing
-            ]
-            random = np.random.default_rng(7)  # the same draws for every policy
-            drawn = []
-            for _ in range(DRAWS):
-                weights = np.bincount(random.integers(0, number, number), minlength=number)
-                drawn.append(np.nansum([mine(weights[g]) - theirs(weights[g]) for g, mine, theirs in of_window]))
-            error = float(np.std(drawn, ddof=1)) / len(judged)
+        if differing:
+            mine, theirs = (
+                np.array(bootstrap.drawn(metric, [(keys[place], place) for place in differing]))
+                for keys in (path, other)
+            )
+            error = float(np.std(np.nansum(mine - theirs, axis=0), ddof=1)) / len(judged)
         found[metric] = (float(np.mean([mine for mine, _ in values])), gain, error, values)
     roc_auc, gain, error, values = found[metrics.fast_roc_auc]
     brier, worse, brier_error, _ = found[metrics.brier]
