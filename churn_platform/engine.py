@@ -19,7 +19,7 @@ from churn_platform.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FEW_ROWS = 1_000_000
+FEW_ROWS = 100_000
 
 
 @contextmanager

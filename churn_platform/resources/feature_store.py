@@ -148,7 +148,7 @@ class FeatureStore:
         if self.settings.redis is None and self.settings.online_postgres is None:
             from churn_platform.resources.online_writer import create_sqlite
 
-            create_sqlite(self.settings.online_database)
+            create_sqlite(self.settings.online_database, self._layout)
         self.feast.apply(objects)
         return [thing.name for thing in objects]
 
