@@ -200,6 +200,7 @@ class _World:
         self._answers: dict[tuple[str, str], Array] = {}
         self._verdicts: dict[tuple[str, str | None], bool] = {}
         self._drifts: dict[tuple[str, str], drift.DriftReport | None] = {}
+        self._drops: dict[tuple[str, str, tuple[tuple[str, str], ...]], float | None] = {}
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -298,16 +299,22 @@ class _World:
 
     def _drop(self, champion: str, window: str, scored_by: dict[str, str]) -> float | None:
         """How far live ROC AUC fell, by the labels that became known in a window of what this champion had scored."""
+        scored = tuple(
+            (other, model) for other, model in scored_by.items() if (self.rows[other][KNOWN_IN] == window).any()
+        )
+        asked = (champion, window, scored)
+        if asked not in self._drops:
+            self._drops[asked] = self._measured_drop(*asked) if scored else None
+        return self._drops[asked]
+
+    def _measured_drop(self, champion: str, window: str, scored: tuple[tuple[str, str], ...]) -> float | None:
         parts = []
-        for scored, model in scored_by.items():
-            rows = self.rows[scored]
+        for other, model in scored:
+            rows = self.rows[other]
             there = (rows[KNOWN_IN] == window).to_numpy()
-            if there.any():
-                part = rows.loc[there, [LABEL, SNAPSHOT_TIME]].copy()
-                part[PROBABILITY], part[MODEL_VERSION] = self.said(model, scored)[there], model
-                parts.append(part)
-        if not parts:
-            return None
+            part = rows.loc[there, [LABEL, SNAPSHOT_TIME]].copy()
+            part[PROBABILITY], part[MODEL_VERSION] = self.said(model, other)[there], model
+            parts.append(part)
         found, _ = performance.measure(self.contract, pd.concat(parts), self._tags)
         return found[-1].drop(self.contract) if found and found[-1].model == champion else None
 
