@@ -36,7 +36,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
-        graph = browser.new_page(viewport={"width": 2200, "height": 900})
+        graph = browser.new_page(viewport={"width": 2200, "height": 1200})
         graph.goto(f"{DAGSTER}/asset-groups")
         graph.wait_for_timeout(7000)
         graph.keyboard.press("Alt+e")  # expand all groups
