@@ -63,6 +63,7 @@ def test_the_home_gets_the_projects_dagster_yaml(settings: Settings) -> None:
     assert (Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_service_is_started_once_and_stopped_with_its_children(settings: Settings) -> None:
     service = dummy()
     assert local.start(service, settings, CONTRACT)
@@ -78,6 +79,7 @@ def test_a_service_is_started_once_and_stopped_with_its_children(settings: Setti
     assert not local.stop("dummy", settings)
 
 
+@pytest.mark.slow
 def test_a_changed_contract_starts_a_service_again(settings: Settings) -> None:
     service = dummy()
     local.start(service, settings, CONTRACT)
@@ -105,6 +107,7 @@ def test_a_service_that_dies_at_the_start_shows_the_end_of_its_log(settings: Set
         local.wait(service, settings)
 
 
+@pytest.mark.slow
 def test_a_pid_that_another_program_got_since_is_not_taken_for_the_service(settings: Settings) -> None:
     service = dummy()
     local.start(service, settings, CONTRACT)

@@ -345,6 +345,7 @@ def test_performance_on_a_handful_of_customers_is_shown_and_is_no_reason_to_retr
 # -- a wide table, all the way
 
 
+@pytest.mark.slow
 def test_a_wide_table_goes_all_the_way_from_a_csv_to_scores_drift_and_performance(january):
     gym = january
     for month in MONTHS[1:3]:

@@ -111,6 +111,7 @@ def test_other_dagster_runs_are_other_runs(shop):
     assert first != second
 
 
+@pytest.mark.slow
 def test_four_processes_that_start_on_a_fresh_database_share_one_experiment(tmp_path):
     """Together they migrate a database that is not there yet and make an experiment that is not there yet."""
     shop = graph.make(tmp_path)
