@@ -43,15 +43,18 @@ class Case:
     says: str = ""
     unjudged: bool = False  # the checks are not asked
     shadow: bool = False  # the contract asks for answers in the shadow
+    by_chance: bool = False  # which gates stop it beside those of `stops` differs from one try to the next
 
 
 BAD: list[Case] = []
 GOOD: list[Case] = []
 
 
-def bad(name: str, stops: list[str], says: str, *, unjudged: bool = False, shadow: bool = False):
+def bad(
+    name: str, stops: list[str], says: str, *, unjudged: bool = False, shadow: bool = False, by_chance: bool = False
+):
     def add(make: Callable[[World], str]) -> Callable[[World], str]:
-        BAD.append(Case(name, make, tuple(stops), says, unjudged, shadow))
+        BAD.append(Case(name, make, tuple(stops), says, unjudged, shadow, by_chance))
         return make
 
     return add
@@ -73,7 +76,7 @@ def constant(world: World) -> str:
     return world.register(world.fit(DummyClassifier(strategy="prior")))
 
 
-@bad("tosses a coin", [gates.BASE, probes.INVARIANT], "asked again, probabilities change")
+@bad("tosses a coin", [gates.BASE, probes.INVARIANT], "asked again, probabilities change", by_chance=True)
 def coin(world: World) -> str:
     return world.register(world.fit(DummyClassifier(strategy="stratified")))
 

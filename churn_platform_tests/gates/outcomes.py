@@ -19,7 +19,6 @@ from churn_platform_tests.gates.world import World
 
 PAGE = PROJECT / "docs" / "gates.md"
 BEGIN, END = "<!-- cases: written by `make gates`, not by hand -->", "<!-- end of cases -->"
-EVERY = "every gate: none can judge it"
 _WORDS = {
     LOADING: "training or registration: there is no candidate",
     JUDGED: "promotion: no verdict of these gates on this version",
@@ -122,18 +121,18 @@ def line(outcome: Outcome) -> str:
     return f"{'ok  ' if ended_well(outcome) else 'FAIL'} {kind} {case.name}: {how}"
 
 
-def in_words(gate: str) -> str:
-    """A gate, or what stands for one, as the table calls it."""
-    return _WORDS.get(gate, f"`{gate}`")
-
-
 def table(outcomes: list[Outcome]) -> str:
     """The table of bad models and what stopped each."""
     order = {name: place for place, name in enumerate(gates.ALWAYS)}
     lines = ["| the candidate | was stopped by | which says, among other things |", "|---|---|---|"]
     for outcome in sorted(outcomes, key=lambda outcome: BAD.index(outcome.case)):
-        stopped = sorted(outcome.stopped, key=lambda gate: (order.get(gate, len(order)), gate))
-        listed = EVERY if len(stopped) > len(order) else ", ".join(map(in_words, stopped))
+        counted = outcome.case.stops if outcome.case.by_chance else outcome.stopped
+        stopped = sorted(counted, key=lambda gate: (order.get(gate, len(order)), gate))
+        listed = (
+            "every gate: none can judge it"
+            if len(stopped) > len(order)
+            else ", ".join(_WORDS.get(gate, f"`{gate}`") for gate in stopped)
+        )
         lines.append(f'| {outcome.case.name} | {listed} | "{outcome.case.says}" |')
     return "\n".join(lines)
 
@@ -143,9 +142,3 @@ def page(outcomes: list[Outcome], path: Path = PAGE) -> str:
     before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table(outcomes)}\n\n{END}{after}"
-
-
-def documented(path: Path = PAGE) -> list[tuple[str, str]]:
-    """The cases of the page's table, each with the rest of its row."""
-    rows = path.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
-    return [(name.strip(), rest) for name, _, rest in (row.removeprefix("|").partition("|") for row in rows)]

@@ -36,11 +36,8 @@ def test_there_are_enough_of_both_and_no_two_of_the_same_name():
     assert len(GOOD) >= 5
 
 
-def test_the_table_in_the_docs_has_every_case_and_the_gates_that_must_stop_it():
-    rows = dict(suite.documented())
-    assert list(rows) == [case.name for case in BAD], "`make gates` writes the table anew"
-    for case in BAD:
-        # What else stops a case may differ from one machine, or one toss of the coin, to the next.
-        missing = [gate for gate in case.stops if suite.in_words(gate) not in rows[case.name]]
-        assert not missing or suite.EVERY in rows[case.name], case.name
-        assert f'"{case.says}"' in rows[case.name]
+@pytest.mark.slow
+def test_the_table_in_the_docs_is_current(outcomes):
+    if len(outcomes) < len(BAD):
+        pytest.skip("only some of the cases were run: the table is compared when all are")
+    assert suite.PAGE.read_text() == suite.page(list(outcomes.values())), "`make gates` writes it anew"
