@@ -144,8 +144,6 @@ class Keeper:
         self._on_champion(new, old)
         self._tidy()
         log.info("version %s is the champion and serves from now on", new.version)
-        if old is None:
-            new.model.warm()
 
     def _look_at_canary(self) -> str:
         found = self._registry.version(CANARY)
@@ -219,7 +217,7 @@ class Keeper:
                 f"it was trained on version {version} of the features, and the contract describes version "
                 f"{self.contract.features.version}. Train a new model, or bring the contract back."
             )
-        model.warm(explain=self.lineup.champion is not None)  # the first champion answers before it explains
+        model.warm()
         # A customer of whom nothing is known is the hardest input: whoever answers that with no probability is broken.
         nobody = model.probabilities(np.full((1, len(model.numeric)), np.nan), [[None] for _ in model.categorical])
         if not usable(nobody[0]):

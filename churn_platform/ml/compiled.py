@@ -184,18 +184,13 @@ class CompiledModel:
     def _codes(self, numbers: Array, texts: Sequence[Sequence[str | None]]) -> Codes:
         return self.codes(texts) if self.categories else np.empty((len(numbers), 0), np.int32)
 
-    def warm(self, *, explain: bool = True) -> None:
-        """Answer some made-up rows, known and unknown, so that all is compiled before the first customer comes.
-
-        Args:
-            explain: what explains an answer too, which takes as long again.
-        """
+    def warm(self) -> None:
+        """Answer some made-up rows, known and unknown, so that all is compiled before the first customer comes."""
         numbers = np.zeros((3, len(self.numeric)))
         numbers[1] = np.nan
         texts: list[list[str | None]] = [[next(iter(known), None), None, "\0"] for known in self.categories]
         self.probabilities(numbers, texts)
-        if explain:
-            self.contributions(numbers, texts)
+        self.contributions(numbers, texts)
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, which is whole or not there. It holds arrays and JSON, and no pickle."""
