@@ -1,8 +1,8 @@
 """Retraining policies on simulated histories: `python -m benchmarks.replay`.
 
-Where nothing changes, retraining should not pay; where what predicts churn changes, it should; and where a candidate is
-trained on few customers, the champion gate should be what keeps retraining from doing harm. The same histories, made
-smaller, are what the tests of the replay look at.
+Where nothing changes, retraining should not pay; where what predicts churn changes, it should; and where candidates are
+trained on few customers, it should not be said to. The same histories, made smaller, are what the tests of the replay
+look at.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def contract_of(
             "source": Simulated(kind="simulated", present=end, customers=customers, drift=list(drift)),
             "model": example.model.model_copy(update={"min_windows": LABELLED, "train_windows": train_windows}),
             "gates": example.gates.model_copy(update={"minimum": {}}),  # no model may reach it after a drift
-            # the same figures as the complete_journey contract's, for one contact in twenty customers
+            # a contact for one customer in twenty
             "value": Value(
                 customer_value="amount_90d", value_factor=0.5, offer_cost=3, acceptance=0.2, capacity=customers // 20
             ),
@@ -84,9 +84,9 @@ def history(contract: Contract) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Replay a quiet history and one that drifts; print tables and times."""
+    """Replay the histories; print tables and times."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=__doc__)
-    parser.add_argument("--customers", type=int, default=18_500, help="that sign up in all")
+    parser.add_argument("--customers", type=int, default=10_000, help="that sign up in all")
     parser.add_argument("--windows", type=int, default=24, help="about how many are scored")
     parser.add_argument("--only", choices=["quiet", "drifting", "few"], help="one of the histories")
     arguments = parser.parse_args()
