@@ -356,7 +356,8 @@ class SqliteWriter:
     def _columns(self, batch: Batch, seconds: NDArray[np.int64], rows: list[int]) -> Iterator[tuple[Any, ...]]:
         """For each of some rows: its key, its time, then value and text of each feature."""
         features = self._features(batch)
-        for start in range(0, len(rows), 1000):  # written while the processor's cache still holds what was made for them
+        # so few at a time that the processor's cache still holds them when they are written
+        for start in range(0, len(rows), 1000):
             chosen = pa.array(rows[start : start + 1000], pa.int64())
             columns = [batch.keys.take(chosen), pa.array(seconds).take(chosen)]
             for _, values, texts in features:
