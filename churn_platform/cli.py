@@ -131,17 +131,18 @@ def play(
 
 @app.command()
 def up() -> None:
-    """Land the history, play it, and start Dagster and the endpoint."""
+    """Land the history, play it, and start Dagster, the endpoint and the server of the reports."""
     began = time.monotonic()
     settings, contract = _environment()
     typer.echo(f"contract {contract.name} ({settings.contract}), home {settings.home}")
     if contract.is_demonstration:
         land(history=True)
     played = _play(contract, settings)
-    for service in local.services(settings):
+    services = {service.name: service for service in local.services(settings)}
+    for service in services.values():
         fresh = local.start(service, settings, contract)
         typer.echo(f"{service.name}: {'starting' if fresh else 'runs already'}")
-    dagster, serving = local.services(settings)
+    dagster, serving = services["dagster"], services["serving"]
     local.wait(dagster, settings)
     typer.echo(f"\n  Dagster   {dagster.url}   (asset graph: {dagster.url}/asset-groups)")
     if not played:
@@ -162,7 +163,7 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop Dagster and the endpoint. Data and models stay."""
+    """Stop what `up` started. Data and models stay."""
     settings = environment.settings()
     for service in reversed(local.services(settings)):
         stopped = local.stop(service.name, settings)

@@ -48,22 +48,26 @@ class Service:
 
 
 def services(settings: Settings) -> list[Service]:
-    """What runs: Dagster (web server, daemon, code location) and the endpoint."""
+    """What runs: Dagster (web server, daemon, code location), the endpoint, and a server of the reports in home."""
     python = sys.executable
     dagster = [python, "-m", "dagster", "dev", "--workspace", str(PROJECT / "workspace.yaml")]
     bento = [python, "-m", "bentoml", "serve", "serving.service:ChurnService", "--host", "127.0.0.1"]
-    return [
+    found = [
         Service(
             "dagster", [*dagster, "--port", str(settings.dagster_port)], settings.dagster_port, "/server_info", 120
         ),
         Service("serving", [*bento, "--port", str(settings.serving_port)], settings.serving_port, "/readyz", 120),
     ]
+    if settings.reports is None:
+        files = [python, "-m", "http.server", "--bind", "127.0.0.1", "--directory", settings.reports_folder]
+        found.append(Service("reports", [*files, str(settings.reports_port)], settings.reports_port, "/", 30))
+    return found
 
 
 def prepare(settings: Settings, contract: Contract) -> None:
     """Make the home, and let this process and its children find the contract's Dagster instance in it."""
     home = settings.home / "dagster" / contract.name
-    for folder in (home, settings.home / "logs", settings.home / "run"):
+    for folder in (home, *(settings.home / name for name in ("logs", "run", "reports"))):
         folder.mkdir(parents=True, exist_ok=True)
     link = home / "dagster.yaml"
     if "DAGSTER_HOME" not in os.environ:

@@ -24,6 +24,7 @@ def replay(
     from churn_platform.assets.replay import read_history
     from churn_platform.ml import plots
     from churn_platform.ml import replay as history
+    from churn_platform.resources.reports import Reports
     from churn_platform.resources.storage import TableStore
 
     never, *others = history.policies(contract)
@@ -41,9 +42,10 @@ def replay(
     except history.ReplayError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
-    folder = settings.home / "reports" / contract.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in (("gains", plots.policy_gains(report)), ("windows", plots.policy_windows(report))):
-        figure.savefig(folder / f"replay-{name}.png", dpi=110, bbox_inches="tight")
+    reports = Reports(contract, settings)
+    kept = [
+        reports.keep(f"replay-{name}.png", plots.png(figure))
+        for name, figure in (("gains", plots.policy_gains(report)), ("windows", plots.policy_windows(report)))
+    ]
     typer.echo(f"\n{report.table()}\n\n{report.recommendation}")
-    typer.echo(f"\nplots: {folder}/replay-gains.png, replay-windows.png; {time.monotonic() - began:.0f} s")
+    typer.echo(f"\nplots: {', '.join(plot.path for plot in kept)}; {time.monotonic() - began:.0f} s")

@@ -26,9 +26,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 Part = Literal["platform", "endpoint"]
 
 # What staging and production need beside an online store. The endpoint reads neither tables nor Feast's registry.
-# Without a prediction log of their own the answers would end with the pod that gave them.
+# Without a place of their own the answers, and the reports, would end with the pod that made them.
 _NEEDED = ("mlflow_tracking_uri", "prediction_log", "pii_key")
-_NEEDED_BY_THE_PLATFORM = ("warehouse", "feast_registry")
+_NEEDED_BY_THE_PLATFORM = ("warehouse", "reports", "feast_registry")
 
 
 _UNUSABLE = "the environment is not usable:"
@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     prediction_log: str | None = Field(
         None, description="where the endpoint leaves what it answered: a folder or s3://bucket/prefix; default in home"
     )
+    reports: str | None = Field(
+        None, description="pages for people, as of drift: a folder or s3://bucket/prefix; default in home"
+    )
+    reports_url: str | None = Field(
+        None, description="where a browser finds what lies in CHURN_REPORTS; those in home are served by `churn up`"
+    )
     pii_key: SecretStr | None = Field(
         None, min_length=16, description="the secret of the keyed hash that hides personal data"
     )
@@ -68,6 +74,7 @@ class Settings(BaseSettings):
     keep_predictions_days: int = Field(400, ge=1, description="how long what the endpoint answered is kept")
     dagster_port: int = Field(3000, ge=1, le=65535)
     serving_port: int = Field(8080, ge=1, le=65535)
+    reports_port: int = Field(8081, ge=1, le=65535)
 
     def missing(self, part: Part) -> list[str]:
         """The variables that a part of the platform cannot do without in this environment, and that are not set."""
@@ -93,6 +100,18 @@ class Settings(BaseSettings):
     def predictions_of(self, contract: Contract) -> str:
         """Where the endpoint leaves what it answered, until it is landed in the table `prediction_log`."""
         return f"{self.prediction_log or self.home / 'prediction_log'}/{contract.name}"
+
+    @property
+    def reports_folder(self) -> str:
+        """Where the reports are, a folder for each contract."""
+        return self.reports or str(self.home / "reports")
+
+    @property
+    def reports_server(self) -> str | None:
+        """Where a browser finds them; None where nobody said."""
+        if self.reports_url is not None:
+            return self.reports_url.rstrip("/")
+        return f"http://127.0.0.1:{self.reports_port}" if self.reports is None else None
 
     @property
     def landing(self) -> Path:

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 PRESENT = "2017-09-01"  # the newest window of the history that `churn up` plays
 NEXT = "2017-10-01"
+PORTS = ("DAGSTER", "SERVING", "REPORTS")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Platform:
 
     @property
     def settings(self) -> Settings:
-        return Settings(home=self.home, serving_port=self.port("SERVING"), dagster_port=self.port("DAGSTER"))
+        ports = {f"{name.lower()}_port": self.port(name) for name in PORTS}
+        return Settings(home=self.home, **ports)
 
     def port(self, service: str) -> int:
         return int(self.environment[f"CHURN_{service}_PORT"])
@@ -103,8 +105,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CHURN_", "DAGSTER_"))}
     environment = kept | {
         "CHURN_HOME": str(home),
-        "CHURN_DAGSTER_PORT": str(free_port()),
-        "CHURN_SERVING_PORT": str(free_port()),
+        **{f"CHURN_{name}_PORT": str(free_port()) for name in PORTS},
         "CHURN_SERVING_REFRESH_SECONDS": "1",
         "BENTOML_HOME": str(home / "bentoml"),
     }
@@ -155,6 +156,18 @@ def test_the_champion_has_passed_every_gate_and_stands_in_the_promotion_log(plat
     with connection() as con:
         platform.tables.read(con, "promotion_log")
         assert con.execute("SELECT version FROM promotion_log").fetchall() == [(str(version.version),)]
+
+
+def test_the_report_of_a_window_is_a_click_away(platform: Platform) -> None:
+    validated = dg.AssetKey("validated_transactions")
+    with platform.instance() as instance:
+        event = instance.get_latest_materialization_event(validated)
+    assert event is not None
+    assert event.asset_materialization is not None
+    url = event.asset_materialization.metadata["report"].value
+    assert isinstance(url, str)
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert b"<html" in answer.read()
 
 
 def test_the_endpoint_answers_for_customers_with_what_was_computed_for_them(platform: Platform) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import pytest
 
 from churn_platform import local
 from churn_platform.contract import load
+from churn_platform.resources.reports import Reports
 from churn_platform.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
@@ -44,6 +46,25 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     local.stop("dummy", settings)
     os.environ.clear()
     os.environ.update(before)
+
+
+def test_the_reports_in_home_are_served_and_others_are_not(settings: Settings) -> None:
+    elsewhere = settings.model_copy(update={"reports": "s3://bucket/reports"})
+    assert "reports" not in [service.name for service in local.services(elsewhere)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = settings.model_copy(update={"reports_port": port})
+    (service,) = (service for service in local.services(settings) if service.name == "reports")
+    kept = Reports(CONTRACT, settings).keep("drift.html", "a page")
+    assert kept.url is not None
+    local.start(service, settings, CONTRACT)
+    try:
+        local.wait(service, settings)
+        with urllib.request.urlopen(kept.url, timeout=5) as answer:
+            assert answer.read() == b"a page"
+    finally:
+        local.stop("reports", settings)
 
 
 def dummy(code: str = SERVER) -> local.Service:

@@ -20,6 +20,7 @@ PRODUCTION = {
     "CHURN_ENVIRONMENT": "production",
     "CHURN_WAREHOUSE": "s3://bucket/tables",
     "CHURN_MLFLOW_TRACKING_URI": "http://mlflow",
+    "CHURN_REPORTS": "s3://bucket/reports",
     "CHURN_FEAST_REGISTRY": "postgresql+psycopg2://host/feast",
     "CHURN_PREDICTION_LOG": "s3://bucket/predictions",
     "CHURN_REDIS": "redis:6379",
@@ -56,7 +57,7 @@ def test_an_empty_variable_counts_as_missing(home: Path, monkeypatch: pytest.Mon
         settings()
 
 
-NOT_THE_ENDPOINTS = ("CHURN_WAREHOUSE", "CHURN_FEAST_REGISTRY")
+NOT_THE_ENDPOINTS = ("CHURN_WAREHOUSE", "CHURN_REPORTS", "CHURN_FEAST_REGISTRY")
 
 
 def test_the_endpoint_needs_no_more_than_it_uses(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-DAGSTER, SERVING = "http://127.0.0.1:3000", "http://127.0.0.1:8080"
+DAGSTER, SERVING, REPORTS = "http://127.0.0.1:3000", "http://127.0.0.1:8080", "http://127.0.0.1:8081"
 FOLDER = Path(__file__).parent / "images"
 QUIET = [
     "--no-sandbox",
@@ -56,7 +56,7 @@ def drift_page(page: Page) -> None:
     """Evidently's own page of the newest window."""
     home = Path(__file__).parent.parent / ".churn" / "reports"
     newest = max(home.glob("*/drift-*.html"), key=lambda path: path.name)
-    page.goto(newest.as_uri())
+    page.goto(f"{REPORTS}/{newest.parent.name}/{newest.name}")
     page.wait_for_timeout(5000)
     page.screenshot(path=FOLDER / "evidently.png")
 

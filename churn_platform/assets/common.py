@@ -1,7 +1,6 @@
 """What the assets share: partitions, and the metadata that every one of them shows."""
 
 import base64
-import io
 import math
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from matplotlib.figure import Figure
 from churn_platform.contract import Contract
 from churn_platform.engine import identifier
 from churn_platform.ml.features import AT_RISK
+from churn_platform.ml.plots import png
+from churn_platform.resources.reports import Kept
 from churn_platform.resources.storage import Entry
 
 # Every run that writes carries this tag; dagster.yaml lets one of them run at a time.
@@ -63,6 +64,12 @@ def contents(contract: Contract, ledger: Ledger) -> dict[str, dict[str, str]]:
         name: {key: entry.content for key, entry in ledger.get(f"validated_{name}", {}).items()}
         for name in contract.tables.items()
     }
+
+
+def linked(report: Kept) -> dict[str, dg.MetadataValue[Any]]:
+    """A report as metadata: a link where a server shows it, and where it is."""
+    link = {} if report.url is None else {"report": dg.MetadataValue.url(report.url)}
+    return {**link, "report_path": dg.MetadataValue.path(report.path)}
 
 
 def require_window(key: str, there: list[str], table: str) -> None:
@@ -117,9 +124,7 @@ def share_known(con: duckdb.DuckDBPyConnection, view: str, columns: list[str]) -
 
 def plot(figure: Figure) -> dg.MetadataValue:
     """A figure as metadata that the asset catalogue shows."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
-    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(png(figure, dpi=90)).decode()})")
 
 
 def advice(passed: bool, words: str, remedy: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """Monitoring: has the world moved away from what the champion knows, and how good was it really."""
 
+import tempfile
+from pathlib import Path
+
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
 from churn_platform import treatments
-from churn_platform.assets.common import WRITES, history, partitions, plot, require_window
+from churn_platform.assets.common import WRITES, history, linked, partitions, plot, require_window
 from churn_platform.contract import LABEL, MODEL_VERSION, PROBABILITY, SNAPSHOT_TIME, Contract
 from churn_platform.engine import connection, identifier
 from churn_platform.ml import drift, metrics, performance, plots, retention
 from churn_platform.ml.features import AT_RISK
+from churn_platform.resources.reports import Reports
 from churn_platform.resources.storage import MissingTableError, TableStore
 from churn_platform.resources.tracking import REFERENCE, RegistryError, Tracking
 from churn_platform.settings import Settings
@@ -61,7 +65,7 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
         key = context.partition_key
         for table in ("customer_features", "churn_scores"):
             require_window(key, tables.windows(table), table)
-        page = settings.home / "reports" / contract.name / f"drift-{key}.html"
+        reports, name = Reports(contract, settings), f"drift-{key}.html"
         customer = identifier(contract.customer.name)
         with connection() as con:
             tables.read(con, "customer_features", [key])
@@ -80,11 +84,14 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
         # what an earlier champion said of the window is not to be compared with what this one says
         current[PROBABILITY] = current[PROBABILITY].where(current[MODEL_VERSION] == champion.version)
         try:
-            found = drift.compare(contract, reference, current, page)
+            with tempfile.TemporaryDirectory() as folder:
+                page = Path(folder) / name
+                found = drift.compare(contract, reference, current, page)
+                report = reports.keep(name, page.read_bytes())
         except drift.DriftError as error:  # too few customers to speak of drift: an answer, not a fault
             context.log.warning("%s", error)
             tables.write("drift_report", _DRIFT_SCHEMA.empty_table(), key)
-            page.unlink(missing_ok=True)
+            reports.drop(name)
             return dg.MaterializeResult(
                 metadata={"drifted": False, "why": str(error), "model_version": champion.version}
             )
@@ -113,7 +120,7 @@ def _drift_report(contract: Contract) -> dg.AssetsDefinition:
                 "scored_by": scored_by or "",
                 "columns": dg.MetadataValue.md(found.table()),
                 "distances": plot(plots.drift(names, ratios, f"window {key} against the champion's training data")),
-                "report": dg.MetadataValue.url(page.as_uri()),
+                **linked(report),
                 "dagster/partition_row_count": len(rows),
                 "table_version": version,
             },

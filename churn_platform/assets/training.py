@@ -85,7 +85,7 @@ def assets(contract: Contract) -> list[dg.AssetsDefinition]:
             mlflow.log_dict(contract.model_dump(mode="json"), "contract.json")
             figures = _figures(contract, trained) | explanations.figures(contract, trained)
             for name, figure in figures.items():
-                figure.savefig(Path(folder) / f"{name}.png", dpi=110, bbox_inches="tight")
+                (Path(folder) / f"{name}.png").write_bytes(plots.png(figure))
             trained.reference.to_parquet(Path(folder) / REFERENCE)
             tags = {
                 "window": newest,

@@ -12,13 +12,14 @@ import dagster as dg
 import duckdb
 from matplotlib.figure import Figure
 
-from churn_platform.assets.common import POOL, WRITES, advice, column_schema, partitions, plot, require_window
+from churn_platform.assets.common import POOL, WRITES, advice, column_schema, linked, partitions, plot, require_window
 from churn_platform.checks.data_quality import specs
 from churn_platform.contract import Contract
 from churn_platform.engine import connection, digest, identifier
 from churn_platform.ml import comparison, expectations, plots, validation, validation_page
 from churn_platform.ml.masking import masked_type
 from churn_platform.ml.rules import ISSUES
+from churn_platform.resources.reports import Reports
 from churn_platform.resources.storage import Entry, TableStore
 from churn_platform.settings import Settings
 from churn_platform.windows import window
@@ -86,16 +87,11 @@ def _validated(contract: Contract, name: str) -> dg.AssetsDefinition:
                 # last: with it the ledger says that the window is done
                 version = tables.write(asset_name, divided.good, key, made_of=made_of, content=content)
         volumes = {earlier: past[earlier].rows for earlier in comparison.compared(contract, key, past)}
-        page = settings.home / "reports" / contract.name / f"validation-{name}-{key}.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(
-            validation_page.render(
-                contract, name, key, divided, findings=findings, verdict=verdict, volumes={**volumes, key: here.rows}
-            ),
-            encoding="utf-8",
+        page = validation_page.render(
+            contract, name, key, divided, findings=findings, verdict=verdict, volumes={**volumes, key: here.rows}
         )
         report = {
-            "report": dg.MetadataValue.path(str(page)),
+            **linked(Reports(contract, settings).keep(f"validation-{name}-{key}.html", page)),
             "tables_of_the_report": dg.MetadataValue.md(validation_page.as_markdown(divided, findings, verdict)),
         }
         for finding in findings:

@@ -1,12 +1,11 @@
 """Schedules: the daily look at the source, the landing of answers, and the retrain by calendar for who wants one."""
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from churn_platform import prediction_log
 from churn_platform.automation import state
 from churn_platform.automation.jobs import CYCLE, LAND_PREDICTIONS, PREPARE, RETRAIN
-from churn_platform.automation.sensors import REASON, WINDOW, last_run, window_request
+from churn_platform.automation.sensors import REASON, WINDOW, last_run, under_way, window_request
 from churn_platform.contract import Contract
 from churn_platform.ml import policy
 from churn_platform.resources.segments import FINISHED
@@ -102,8 +101,7 @@ def _landing(contract: Contract) -> dg.ScheduleDefinition:
         finished = place.names(FINISHED)
         if not finished:
             return dg.SkipReason("the endpoint has finished no segment of its log since the last landing")
-        unfinished = dg.RunsFilter(job_name=LAND_PREDICTIONS, statuses=NOT_FINISHED_STATUSES)
-        if context.instance.get_runs(unfinished, limit=1):
+        if under_way(context.instance, LAND_PREDICTIONS) is not None:
             return dg.SkipReason("a landing is under way or waits for runs that write")
         return dg.RunRequest(run_key=f"landing:{context.scheduled_execution_time.isoformat()}")
 

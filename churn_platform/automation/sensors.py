@@ -101,11 +101,11 @@ def last_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.Dagster
     return runs[0] if runs else None
 
 
-def retrain_under_way(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
-    """A retrain that is queued or runs: its result has to be seen before another is asked for."""
+def under_way(instance: dg.DagsterInstance, job: str) -> dg.DagsterRun | None:
+    """A run of a job that is queued or runs: its result has to be seen before another is asked for."""
     finished = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
     statuses = [status for status in dg.DagsterRunStatus if status not in finished]
-    runs = instance.get_runs(dg.RunsFilter(job_name=RETRAIN, statuses=statuses), limit=1)
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, statuses=statuses), limit=1)
     return runs[0] if runs else None
 
 
@@ -127,7 +127,7 @@ def _first_model(contract: Contract) -> dg.SensorDefinition:
         lacking = state.lacking_labels(contract, tables) or state.refused_already(contract, tables, tracking)
         if lacking:
             return dg.SkipReason(lacking)
-        run = retrain_under_way(context.instance)
+        run = under_way(context.instance, RETRAIN)
         if run is not None:
             return dg.SkipReason(f"a model is being trained in run {run.run_id}")
         newest = tables.windows("churn_labels")[-1]
@@ -192,7 +192,7 @@ def _judge(
     new = [window for window in reported if window > (context.cursor or "")]
     if not new:
         return dg.SkipReason(f"nothing new since window {context.cursor}" if context.cursor else "no report yet")
-    run = retrain_under_way(context.instance)
+    run = under_way(context.instance, RETRAIN)
     if run is not None:
         return dg.SkipReason(f"a model is being trained in run {run.run_id}: window {new[0]} is judged after it")
     known, retrained = tables.windows("customer_features"), state.retrained_windows(tracking)

@@ -206,7 +206,4 @@ def _write_page(  # noqa: PLR0917
             Dataset.from_pandas(current[names], data_definition=definition),
             Dataset.from_pandas(reference[names], data_definition=definition),
         )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_suffix(".partial")
-    snapshot.save_html(str(partial))
-    partial.replace(page)
+    snapshot.save_html(str(page))

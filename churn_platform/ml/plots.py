@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 _BLUE, _ORANGE, _GREY = "#2f6f9f", "#d9822b", "#9aa5ab"
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """A figure as a picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    return buffer.getvalue()
 
 
 def roc_and_precision(labels: Array, probability: Array, title: str) -> Figure:

@@ -94,7 +94,7 @@ def test_an_export_that_is_wrong_as_a_whole_is_refused(shop: graph.Platform, kin
     found = said(result, check)
     assert not found["passed"]
     assert "tables.transactions." in found["what_to_do"]
-    page = page_of(found["report"])
+    page = page_of(found["report_path"])
     assert "refused" in page
     assert escape(found["verdict"]) in page
     shown = found["tables_of_the_report"]  # where a browser opens no file
@@ -149,8 +149,8 @@ def test_the_page_of_a_window_shows_its_verdicts_reasons_and_volumes_and_loads_n
     spoil(shop, lambda rows: rows.assign(amount=rows["amount"].where(rows.index % 200 != 0, -7654321.0)))
     result = take_in(shop, JUNE)
     found = graph.metadata(result, "validated_transactions")
-    page = page_of(found["report"])
-    assert Path(found["report"]).is_relative_to(shop.home / "reports")
+    page = page_of(found["report_path"])
+    assert Path(found["report_path"]).is_relative_to(shop.home / "reports")
     read = _Addresses()
     read.feed(page)
     assert read.found == []

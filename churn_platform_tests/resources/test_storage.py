@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import threading
@@ -293,43 +292,6 @@ def test_of_several_who_replace_a_new_table_whole_one_remains(tmp_path: Path) ->
         for writer in writers:
             writer.join()
         assert store.open("t").count() == 1
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A bucket of moto's S3 server, in a process of its own: a call into Delta holds this one's interpreter."""
-    pytest.importorskip("moto.server", reason="moto[server] is not installed: s3:// tables are not tested")
-    import boto3
-    import s3fs
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()  # of another server, of another test in this process
-    client = boto3.client("s3")
-    for _ in range(200):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            break
-        assert server.poll() is None
-        time.sleep(0.1)
-    client.create_bucket(Bucket="tables")
-    yield client
-    client.close()
-    server.terminate()
-    server.wait()
 
 
 def test_in_s3_concurrent_commits_are_safe_and_versions_are_kept(bucket: Any, con: duckdb.DuckDBPyConnection) -> None:
