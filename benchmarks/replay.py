@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, Simulated, SimulatedDrift, Value, load
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, Simulated, SimulatedDrift, Value
+from churn_platform.contract_file import load
 from churn_platform.engine import connection
 from churn_platform.ml import features, labels, replay
 from churn_platform.settings import PROJECT

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from churn_platform.assets.training import profit_figure
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, load
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
+from churn_platform.contract_file import load
 from churn_platform.engine import connection
 from churn_platform.ml import features, labels, models, uplift
 from churn_platform.ml.training import train

@@ -26,7 +26,8 @@ import skops.io
 
 from benchmarks.measure import cpu_seconds, gigabytes, watch
 from benchmarks.training import FAMILIES, PROJECT, labelled
-from churn_platform.contract import LABEL, PREDICTION, PROBABILITY, SNAPSHOT_TIME, Contract, load
+from churn_platform.contract import LABEL, PREDICTION, PROBABILITY, SNAPSHOT_TIME, Contract
+from churn_platform.contract_file import load
 from churn_platform.ml import batch, models
 from churn_platform.ml.calibration import CalibratedModel, Sigmoid
 from churn_platform.ml.compiled import CompiledModel, compile_model

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measure import cpu_seconds, gigabytes, watch
-from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract, load
+from churn_platform.contract import LABEL, MATURED_AT, SNAPSHOT_TIME, Contract
+from churn_platform.contract_file import load
 
 PROJECT = Path(__file__).resolve().parent.parent
 FAMILIES = ("logistic_regression", "gradient_boosting", "random_forest")

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from churn_platform.contract import Contract, parse
+from churn_platform.contract_file import parse
 from churn_platform.settings import Settings
 from churn_platform.windows import Window, windows
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
+
+    from churn_platform.contract import Contract
 
 # Each row is a purchase, as the generator makes them. The features are those of the specification.
 CONTRACT = """\

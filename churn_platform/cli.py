@@ -15,8 +15,9 @@ import typer
 
 from churn_platform import canary_commands, local, promotion_commands, replay_command, retention_commands, score_command
 from churn_platform import settings as environment
-from churn_platform.contract import Contract, ContractError, as_utc
-from churn_platform.contract import load as load_contract
+from churn_platform.contract import Contract, as_utc
+from churn_platform.contract_file import ContractError
+from churn_platform.contract_file import load as load_contract
 from churn_platform.explain import explain
 from churn_platform.settings import SettingsError
 from churn_platform.sources.base import SourceError

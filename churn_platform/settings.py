@@ -192,6 +192,6 @@ def _explain(error: ValidationError) -> str:
 @lru_cache
 def contract() -> Contract:
     """The contract that this process works by. Raises ContractError, or SettingsError where a variable is wrong."""
-    from churn_platform import contract as module
+    from churn_platform.contract_file import load
 
-    return module.load(_read().contract)
+    return load(_read().contract)

@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from churn_platform.contract import Contract, parse
+from churn_platform.contract import Contract
+from churn_platform.contract_file import parse
 from churn_platform.ml import ingestion, validation
 from churn_platform.ml.rules import REASON
 from churn_platform.sources.base import SourceError

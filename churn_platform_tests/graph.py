@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 from churn_platform import settings as environment
-from churn_platform.contract import Contract, parse
+from churn_platform.contract import Contract
+from churn_platform.contract_file import parse
 from churn_platform.definitions import build
 from churn_platform.engine import connection
 from churn_platform.resources.feature_store import FeatureStore

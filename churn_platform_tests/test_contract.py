@@ -12,7 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from churn_platform.contract import Contract, ContractError, Kind, as_utc, days_after, load, parse
+from churn_platform.contract import Contract, Kind, as_utc, days_after
+from churn_platform.contract_file import ContractError, load, parse
 from churn_platform.settings import PROJECT
 from churn_platform_tests.worlds import PURCHASES, WIDE
 

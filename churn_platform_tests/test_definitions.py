@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from churn_platform.contract import load
+from churn_platform.contract_file import load
 from churn_platform.definitions import build
 from churn_platform.settings import PROJECT
 from churn_platform_tests import graph

@@ -21,7 +21,8 @@ import dagster as dg
 import pytest
 
 from churn_platform import local
-from churn_platform.contract import Contract, load
+from churn_platform.contract import Contract
+from churn_platform.contract_file import load
 from churn_platform.registered import CHAMPION
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import Tracking

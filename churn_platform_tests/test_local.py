@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from churn_platform import local
-from churn_platform.contract import load
+from churn_platform.contract_file import load
 from churn_platform.resources.reports import Reports
 from churn_platform.settings import PROJECT, Settings
 

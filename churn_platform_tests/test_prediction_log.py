@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from churn_platform import erasure, maintenance, prediction_log
-from churn_platform.contract import ContractError, parse
+from churn_platform.contract_file import ContractError, parse
 from churn_platform.ml.masking import derived, pseudonym
 from churn_platform.resources.segments import FINISHED, REJECTED, Segments
 from churn_platform.settings import PROJECT, Settings

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from churn_platform.contract import Contract, as_utc, parse
+from churn_platform.contract import Contract, as_utc
+from churn_platform.contract_file import parse
 from churn_platform.engine import connection
 from churn_platform.ml import ingestion, masking
 from churn_platform.windows import Window, windows

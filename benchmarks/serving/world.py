@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from churn_platform.contract import LABEL, SNAPSHOT_TIME, Contract, parse
+from churn_platform.contract import LABEL, SNAPSHOT_TIME, Contract
+from churn_platform.contract_file import parse
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,8 @@ from benchmarks.serving import load, report, world
 from benchmarks.serving.packages import closure
 from benchmarks.serving.report import Measured, Started
 from benchmarks.serving.ways import REFERENCE, Running, tree
-from churn_platform.contract import LABEL, parse
+from churn_platform.contract import LABEL
+from churn_platform.contract_file import parse
 from churn_platform.ml import models
 
 NO_ERRORS = {"connect": 0, "read": 0, "write": 0, "timeout": 0, "status": 0}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from churn_platform.contract import ContractError
+from churn_platform.contract_file import ContractError
 from churn_platform.ml import equality, gates, probes
 from churn_platform.ml.retrials import Walk
 from churn_platform_tests import graph

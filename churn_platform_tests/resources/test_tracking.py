@@ -117,7 +117,7 @@ def test_four_processes_that_start_on_a_fresh_database_share_one_experiment(tmp_
     shop = graph.make(tmp_path)
     program = (
         "import sys, pathlib, churn_platform\n"
-        "from churn_platform.contract import load\n"
+        "from churn_platform.contract_file import load\n"
         "from churn_platform.settings import Settings\n"
         "from churn_platform.resources.tracking import Tracking\n"
         "home, path, number = map(pathlib.Path, sys.argv[1:])\n"

@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from churn_platform.contract import SNAPSHOT_TIME, Contract, parse
+from churn_platform.contract import SNAPSHOT_TIME, Contract
+from churn_platform.contract_file import parse
 from churn_platform.ml import gates
 from churn_platform.ml.masking import pseudonym
 from churn_platform.ml.models import frame, pipeline

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from churn_platform.contract import parse
+from churn_platform.contract_file import parse
 from churn_platform.registered import COMPILED
 from churn_platform_tests.serving.conftest import contract_text
 from serving.lineup import Keeper

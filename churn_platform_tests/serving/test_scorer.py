@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from churn_platform.contract import parse
+from churn_platform.contract_file import parse
 from churn_platform.ml.masking import pseudonym
 from churn_platform_tests.serving.conftest import contract_text
 from churn_platform_tests.serving.doubles import AT, VALUES, MemoryStore, served

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from churn_platform.contract import parse
+from churn_platform.contract_file import parse
 from churn_platform.ml import ingestion
 from churn_platform.settings import PROJECT
 from churn_platform.sources import open_source

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from churn_platform.contract import Contract, ContractError
+from churn_platform.contract import Contract
+from churn_platform.contract_file import ContractError
 from churn_platform.explain import explain
 from churn_platform.ml import ingestion
 from churn_platform.resources.storage import TableStore
