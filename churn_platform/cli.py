@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from churn_platform import canary_commands, local, promotion_commands, replay_command, retention_commands, score_command
+from churn_platform import (
+    canary_commands,
+    draft_command,
+    local,
+    promotion_commands,
+    replay_command,
+    retention_commands,
+    score_command,
+)
 from churn_platform import settings as environment
 from churn_platform.contract import Contract, as_utc
 from churn_platform.contract_file import ContractError
@@ -29,7 +37,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The churn platform.", pretty_exceptions_enable=False
 )
-contract_app = typer.Typer(no_args_is_help=True, help="Check and explain contract.yaml.")
+contract_app = typer.Typer(no_args_is_help=True, help="Draft, check and explain contract.yaml.")
+contract_app.command("draft")(draft_command.draft)
 app.add_typer(contract_app, name="contract")
 quarantine_app = typer.Typer(help="What is in quarantine and why; take it in again once the cause is mended.")
 app.add_typer(quarantine_app, name="quarantine")

@@ -223,10 +223,10 @@ class FilesSource:
     def _reader(self, con: duckdb.DuckDBPyConnection, name: str, files: list[str], dialects: dict[str, str]) -> str:
         """SQL that reads files, all of one kind; `_source` is the file's whole path."""
         table, listed = self.contract.tables.items()[name], "[" + ", ".join(map(literal, files)) + "]"
-        if _kind(files[0]) == "parquet":
+        if file_kind(files[0]) == "parquet":
             return _parquet(listed)
         if table.delimiter == WHITESPACE:
-            return _columns_apart(con, listed, table)
+            return columns_apart(con, listed, table)
         return delimited.reader({file: dialects[file] for file in files}, table)
 
     def _completed(self, con: duckdb.DuckDBPyConnection, view: str, columns: dict[str, str]) -> str:
@@ -255,14 +255,14 @@ class FilesSource:
                 except FileNotFoundError:  # taken away since it was listed
                     continue
                 found[file] = (state.st_size, f"{state.st_size}:{state.st_mtime_ns}")
-        files = {file: state for file, state in found.items() if _kind(file) is not None}
+        files = {file: state for file, state in found.items() if file_kind(file) is not None}
         if not files:
             kinds = ", ".join([*_PARQUET, *_CSV])
             raise SourceError(f"no file matches {path} (tables.{name}.path). Files end in {kinds}.")
         empty = [file for file, (size, _) in files.items() if size == 0]
         if empty:
             raise SourceError(f"{empty[0]} is an empty file (0 bytes). Export it again, or remove it.")
-        if len({_kind(file) for file in files}) != 1:
+        if len({file_kind(file) for file in files}) != 1:
             raise SourceError(f"{path} matches both Parquet and CSV files. Point tables.{name}.path at one kind.")
         return {file: stamp for file, (_, stamp) in files.items()}
 
@@ -274,7 +274,11 @@ class FilesSource:
         for file, stamp in files.items():
             key = (file, stamp, table.delimiter, table.header, table.encoding)
             if key not in self._dialects:
-                look = delimited.parquet(con, file) if _kind(file) == "parquet" else delimited.dialect(con, file, table)
+                look = (
+                    delimited.parquet(con, file)
+                    if file_kind(file) == "parquet"
+                    else delimited.dialect(con, file, table)
+                )
                 self._dialects[key] = look.text
             found[file] = self._dialects[key]
         return found
@@ -306,7 +310,8 @@ def _objects(con: duckdb.DuckDBPyConnection, path: str, name: str) -> dict[str, 
     return found
 
 
-def _kind(file: str) -> str | None:
+def file_kind(file: str) -> str | None:
+    """Whether a file is `parquet` or `csv`, by its name; None where it is neither."""
     lower = file.lower()
     return "parquet" if lower.endswith(_PARQUET) else "csv" if lower.endswith(_CSV) else None
 
@@ -315,7 +320,7 @@ def _parquet(files: str) -> str:
     return f"read_parquet({files}, filename = '{ORIGIN}', union_by_name = true, hive_partitioning = false)"
 
 
-def _columns_apart(con: duckdb.DuckDBPyConnection, files: str, table: Table) -> str:
+def columns_apart(con: duckdb.DuckDBPyConnection, files: str, table: Table) -> str:
     """Text whose columns stand apart by any number of spaces or tabs. A field too many makes its whole row unreadable.
 
     Every file has the header of the first, or none of them has one.
@@ -354,7 +359,7 @@ def unreadable(path: str, table: str, error: duckdb.Error) -> SourceError:
     hint = f" Check the file there; tables.{table}.delimiter and encoding say how it is written."
     if "utf-8" in text.lower() or "unicode" in text.lower() or "encoded" in text.lower():
         hint = f" Set tables.{table}.encoding to the file's encoding: latin-1, utf-16."
-    elif _kind(path) == "parquet" or "gzip" in text.lower():
+    elif file_kind(path) == "parquet" or "gzip" in text.lower():
         hint = f" The file is damaged or was only half written: export it again (tables.{table}.path)."
     elif what:
         hint = (

@@ -1,0 +1,539 @@
+"""A first draft of `contract.yaml`, from a team's own files.
+
+Which column names the customer, which says when, which is money and which is the label is guessed from names and
+values. Where it could well be otherwise, the draft says so beside the line: it is to be read, corrected and checked
+(`churn contract check`), and never to be trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from churn_platform.drafting import names
+from churn_platform.engine import identifier, literal
+from churn_platform.sources.base import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import duckdb
+
+    from churn_platform.drafting.survey import Field, File
+
+_NO_MONEY = "coalesce(1, NULL)"  # an amount where there is none
+_MOST_VALUES = 50  # of a text column that becomes a feature of a wide table
+# Horizons to choose among, in days.
+_HORIZONS = {"monthly": (28, 56, 84, 182), "weekly": (7, 14, 28), "daily": (1, 3, 7)}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the team says itself, in place of a guess: names of columns of its main file."""
+
+    customer: str | None = None
+    time: str | None = None
+    amount: str | None = None
+    label: str | None = None
+
+
+@dataclass
+class _Part:
+    """A table of the draft while it is made."""
+
+    file: File
+    keys: dict[str, Any] = field(default_factory=dict)  # roles and settings, in order
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)  # key or column to what is said beside it
+    left_out: dict[str, str] = field(default_factory=dict)  # the source's column to why it is not read
+
+
+def draft(
+    con: duckdb.DuckDBPyConnection, files: Sequence[File], folder: Path, name: str, choices: Choices | None = None
+) -> str:
+    """The text of a contract for files.
+
+    Args:
+        con: has their views.
+        files: of one main table (purchases, or labelled customers), and whatever else belongs to it.
+        folder: where the contract will lie; paths are relative to it.
+        name: of the contract.
+        choices: what need not be guessed.
+
+    Raises:
+        SourceError: a role that every contract needs is played by no column; the message says how to name one.
+    """
+    choices = choices or Choices()
+    main = _main(files, choices)
+    label = _label(main, choices)
+    customer = _customer(main, choices)
+    parts = {}
+    if label is not None:
+        parts["snapshots"] = _snapshots(con, main, customer, label, choices)
+    else:
+        parts["transactions"] = _transactions(con, main, customer, choices)
+    for other in files:
+        if other is not main:
+            table, part = _beside(con, other, customer)
+            if label is not None or table in parts:
+                raise SourceError(
+                    f"{other.path}: {'a wide table stands alone' if label else f'there are two tables of {table}'}. "
+                    "Join it with the other file, or leave it out."
+                )
+            parts[table] = part
+    return _written(con, parts, folder, name, customer)
+
+
+# ------------------------------------------------------------------------------------------------------ who, when, what
+
+
+def _named(file: File, name: str, option: str) -> Field:
+    found = file.field(name)
+    if found is None:
+        raise SourceError(f"{option} {name}: {file.path} has no such column. It has: {_listed(file)}.")
+    return found
+
+
+def _listed(file: File) -> str:
+    return ", ".join(each.name for each in file.fields)
+
+
+def _main(files: Sequence[File], choices: Choices) -> File:
+    """The file with the label or, where none has one, that with most rows among those with times."""
+    for file in files:
+        if any(_is_label(each) for each in file.fields) or (choices.label and file.field(choices.label)):
+            return file
+    timed = [file for file in files if any(each.type in ("timestamp", "date") for each in file.fields)]
+    return max(timed or files, key=lambda file: file.rows)
+
+
+def _is_label(each: Field) -> bool:
+    return len(each.values) == 2 and each.type != "timestamp" and names.has(each.name, names.CHURN)
+
+
+def _label(file: File, choices: Choices) -> Field | None:
+    if choices.label is not None:
+        chosen = _named(file, choices.label, "--label")
+        if len(chosen.values) != 2:
+            raise SourceError(f"--label {chosen.name}: a label has two values; this column has {chosen.distinct}.")
+        return chosen
+    found = [each for each in file.fields if _is_label(each)]
+    return max(found, key=lambda each: names.has(each.name, ["churn", "churned", "exited", "attrition"]), default=None)
+
+
+def _customer(file: File, choices: Choices) -> Field:
+    """The column that names the customer: by its name or, where no name tells, by its values, which come back."""
+    if choices.customer is not None:
+        return _named(file, choices.customer, "--customer")
+    plain = [each for each in file.fields if each.type in ("integer", "string") or each.point_zero]
+    ids = [each for each in plain if each.distinct > 2]
+    come_back = [
+        each
+        for each in ids
+        if max(10, 0.01 * file.sampled) < each.distinct < 0.9 * file.sampled and not names.has(each.name, names.PIECES)
+    ]
+    ranked = [
+        [each for each in ids if names.has(each.name, names.WHO, names.ID)],
+        [each for each in ids if set(names.words(each.name)).issubset(names.WHO)],
+        [each for each in ids if each.emails],
+        [each for each in ids if names.words(each.name) in (["id"], ["uuid"])],
+        come_back,
+    ]
+    for found in ranked:
+        if found:
+            return max(found, key=lambda each: each.distinct)
+    raise SourceError(
+        f"{file.path}: no column looks as if it named the customer. Say which: --customer COLUMN. "
+        f"It has: {_listed(file)}."
+    )
+
+
+def _time_of(file: File, chosen: str | None) -> Field | None:
+    if chosen is not None:
+        found = _named(file, chosen, "--time")
+        if found.type not in ("timestamp", "date"):
+            raise SourceError(f"--time {found.name}: its values are no dates that can be read.")
+        return found
+    times = [
+        each
+        for each in file.fields
+        if each.type in ("timestamp", "date") and not names.has(each.name, names.OTHER_TIMES)
+    ]
+    return min(times, key=lambda each: names.rank(each.name, names.WHEN), default=None)
+
+
+# ----------------------------------------------------------------------------------------------------------- the tables
+
+
+def _transactions(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices: Choices) -> _Part:
+    part = _part(file, customer)
+    time = _time_of(file, choices.time)
+    if time is None:
+        raise SourceError(
+            f"{file.path}: no column looks like the time of a purchase, and none like a label (two values; called "
+            f"churn, exited, target, ...). Say which: --time COLUMN or --label COLUMN. It has: {_listed(file)}."
+        )
+    part.keys["time"] = _add(part, time)
+    _amount(part, choices)
+    rest = [
+        each for each in file.fields if each.column not in part.columns and not names.has(each.name, names.PERSONAL)
+    ]
+    orders = [
+        each
+        for each in rest
+        if names.has(each.name, names.ORDER, names.ID) or set(names.words(each.name)).issubset(names.ORDER)
+    ]
+    for each in orders[:1]:
+        column = _add(part, each, **({} if each.type == "integer" and each.whole else {"type": "string"}))
+        (different,) = con.execute(f"SELECT count(DISTINCT {identifier(each.name)}) FROM {file.view}").fetchall()[0]
+        if different < 0.98 * file.rows * each.present:
+            part.keys["order"] = column
+            part.notes["order"] = "lines with the same value are one purchase"
+        else:
+            part.keys["unique"] = [column]
+            part.notes["unique"] = "a value that stands twice is a copy, and is quarantined"
+    kinds = [each for each in rest if each not in orders and each.type == "string" and each.distinct > 1]
+    for each in sorted(kinds, key=lambda each: names.rank(each.name, names.KINDS))[:2]:
+        if names.rank(each.name, names.KINDS) < len(names.KINDS):
+            _add(part, each)
+    return _finished(part)
+
+
+def _amount(part: _Part, choices: Choices) -> None:
+    """Money, or pieces times their price, or nothing: then each purchase counts as 1."""
+    numbers = [
+        each
+        for each in part.file.fields
+        if each.type in ("integer", "float") and each.column not in part.columns and not names.has(each.name, names.ID)
+    ]
+    if choices.amount is not None:
+        part.keys["amount"] = _add(part, _named(part.file, choices.amount, "--amount"), type="float")
+        return
+    pieces = [each for each in numbers if names.has(each.name, names.PIECES)]
+    prices = [each for each in numbers if names.has(each.name, names.PRICE_OF_ONE)]
+    whole = [each for each in numbers if each not in prices and names.rank(each.name, names.MONEY) < len(names.MONEY)]
+    others = [each for each in numbers if each.type == "float" and not names.has(each.name, names.PERSONAL)]
+    money = min(whole or prices or others, key=lambda each: names.rank(each.name, names.MONEY), default=None)
+    part.keys["amount"] = "amount"
+    if not whole and pieces and prices:
+        product = f"{identifier(pieces[0].name)} * {identifier(prices[0].name)}"
+        part.columns["amount"] = {"type": "float", "from": product}
+        part.notes["amount"] = "is it so? Nothing else looks like what a purchase came to"
+    elif money is not None:
+        part.keys["amount"] = _add(part, money, type="float")
+        part.notes["amount"] = "the money of a row"
+    else:
+        part.columns["amount"] = {"type": "float", "from": _NO_MONEY}
+        part.notes["amount"] = "no column looks like money, so every row counts as 1; else: --amount COLUMN"
+
+
+def _snapshots(con: duckdb.DuckDBPyConnection, file: File, customer: Field, label: Field, choices: Choices) -> _Part:
+    part = _part(file, customer)
+    time = _time_of(file, choices.time)
+    if time is not None and choices.time is None and not _is_repeated(con, file, customer):
+        part.left_out[time.name] = "each customer stands here once, so no row is of another time than the others"
+        time = None
+    if time is not None:
+        part.keys["time"] = _add(part, time)
+        part.notes["time"] = "the day as of which a row is true"
+    else:
+        part.keys["observed_at"] = (_modified(file.path).replace(day=1) - timedelta(days=1)).replace(day=15)
+        part.notes["observed_at"] = "when was this true? The file does not say; this is the month before it was written"
+    positive = next(
+        (value for value in label.values if names.has(value, names.YES) or value.lower() in names.YES),
+        label.values[-1],
+    )
+    negative = next(value for value in label.values if value != positive)
+    column = _add(part, label)
+    part.keys["label"] = {"column": column, "positive": _typed(positive, label), "negative": _typed(negative, label)}
+    part.notes["label"] = f"is {positive} the one who left?"
+    for each in file.fields:
+        if each.column in part.columns or each.name in part.left_out:
+            continue
+        why = _no_feature(each, file)
+        if why:
+            part.left_out[each.name] = why
+        else:
+            _add(part, each)
+    return _finished(part)
+
+
+def _no_feature(each: Field, file: File) -> str:
+    """Why a column of a wide table is no feature; empty where it is one."""
+    numbers_rows = each.distinct >= 0.99 * file.sampled and names.has(each.name, (*names.ID, "row", "index"))
+    reasons = {
+        "personal data": names.has(each.name, names.PERSONAL) or each.emails,
+        "a name": names.words(each.name)[-1:] == ["name"],
+        "a date; what matters of it is a number of days": each.type in ("timestamp", "date"),
+        "empty": each.present == 0,
+        "always the same": each.distinct == 1,
+        f"a text with {each.distinct:,} different values": each.type == "string" and each.distinct > _MOST_VALUES,
+        "numbers the rows": each.type in ("integer", "float") and numbers_rows,
+        "says who churned as well: it would give the label away": _is_label(each),
+    }
+    return next((why for why, holds in reasons.items() if holds), "")
+
+
+def _beside(con: duckdb.DuckDBPyConnection, file: File, customer: Field) -> tuple[str, _Part]:
+    """A table beside the purchases: customers, or contacts."""
+    who = file.field(customer.name) or _customer(file, Choices())
+    part, time = _part(file, who), _time_of(file, None)
+    if time is not None and names.has(Path(file.path).stem, names.CONTACT):
+        part.keys["time"] = _add(part, time)
+        return "contacts", _finished(part)
+    if _is_repeated(con, file, who):
+        raise SourceError(
+            f"{file.path}: customers stand here several times ({who.name}), so it holds neither what is known of them "
+            "nor the purchases. Leave it out, or draft a contract of it alone."
+        )
+    for each in file.fields:
+        if each.column not in part.columns:
+            why = _no_feature(each, file)
+            if why:
+                part.left_out[each.name] = why
+            else:
+                _add(part, each)
+    return "customers", _finished(part)
+
+
+def _is_repeated(con: duckdb.DuckDBPyConnection, file: File, who: Field) -> bool:
+    column = identifier(who.name)
+    rows, different = con.execute(f"SELECT count({column}), count(DISTINCT {column}) FROM {file.view}").fetchall()[0]
+    return bool(different < 0.95 * rows)
+
+
+def _part(file: File, customer: Field) -> _Part:
+    part = _Part(file)
+    if customer.emails:
+        part.notes[customer.column] = "an e-mail address: stored as a keyed hash only"
+    part.keys["customer"] = _add(part, customer, **_as_id(customer), **({"pii": "hash"} if customer.emails else {}))
+    part.columns[customer.column].pop("nullable", None)
+    if customer.present < 0.97:
+        part.keys["max_quarantined"] = min(round(1.5 * (1 - customer.present) + 0.05, 2), 0.95)
+        part.notes["max_quarantined"] = f"{1 - customer.present:.0%} of the rows name no customer"
+    return part
+
+
+def _as_id(customer: Field) -> dict[str, Any]:
+    """An id is text, or a whole number; of one that was read as 17850.0 the end is cut off."""
+    if customer.type == "integer":
+        return {"type": "integer"}
+    if customer.point_zero:
+        return {"type": "string", "from": f"regexp_replace({identifier(customer.name)}, '\\.0+$', '')"}
+    return {"type": "string"}
+
+
+def _add(part: _Part, each: Field, **given: Any) -> str:
+    """A column of the source, as the draft calls it."""
+    name = each.column
+    source = identifier(each.name)
+    column: dict[str, Any] = {"type": each.type}
+    if each.missing:
+        listed = ", ".join(map(literal, each.missing))
+        column["from"] = f"CASE WHEN {source} NOT IN ({listed}) THEN {source} END"
+        part.notes.setdefault(name, f"{' and '.join(each.missing)} taken for missing")
+    elif name != each.name:
+        column["from"] = each.name if re.fullmatch(r"\w+", each.name) else source
+    if each.format:
+        column["format"] = each.format
+        if each.other_format:
+            part.notes.setdefault(name, f"or {each.other_format}? Its values can be read both ways")
+    if each.present < 1:
+        column["nullable"] = True
+    part.columns[name] = {**column, **given}
+    return name
+
+
+def _finished(part: _Part) -> _Part:
+    """The part, with how its file is written."""
+    written, keys = part.file.written, dict[str, Any]()
+    if any(each.decimal_comma for each in part.file.fields):
+        keys["decimal"] = ","
+    if written.encoding != "utf-8":
+        keys["encoding"] = written.encoding
+    if written.delimiter is not None:
+        keys["delimiter"] = written.delimiter
+    if not written.header:
+        keys["header"] = False
+    part.keys = {**keys, **part.keys}
+    return part
+
+
+def _typed(value: str, each: Field) -> str | int | float | bool:
+    if each.type == "boolean":
+        return value.lower() == "true"
+    if each.type in ("integer", "float"):
+        return int(float(value)) if float(value).is_integer() else float(value)
+    return value
+
+
+def _modified(path: str) -> date:
+    newest = max(each.stat().st_mtime for each in Path(path).parent.glob(Path(path).name))
+    return datetime.fromtimestamp(newest, UTC).date()
+
+
+# --------------------------------------------------------------------------------------------------- features and label
+
+
+def _events(con: duckdb.DuckDBPyConnection, part: _Part) -> tuple[date, date]:
+    """Make a table of who did something when; returns the first day and the last, but for a thousandth of stray ones.
+
+    Raises:
+        SourceError: no time can be read.
+    """
+    source = {each.column: each.name for each in part.file.fields}
+    who, when = (identifier(source[part.keys[role]]) for role in ("customer", "time"))
+    written = part.columns[part.keys["time"]].get("format")
+    at = f"try_strptime(trim({when}), {literal(written)})" if written else f"TRY_CAST({when} AS TIMESTAMP)"
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE _events AS FROM (SELECT {who} AS who, {at} AS time FROM {part.file.view}) "
+        "WHERE who IS NOT NULL AND time BETWEEN TIMESTAMP '1990-01-01' AND now()::TIMESTAMP"
+    )
+    first, last = con.execute("SELECT quantile_disc(time, 0.001), max(time) FROM _events").fetchall()[0]
+    if first is None:
+        raise SourceError(f"{part.file.path}: no time in {when} can be read. Say another: --time COLUMN.")
+    return first.date(), last.date()
+
+
+def _left(con: duckdb.DuckDBPyConnection, last: date, active: int, horizon: int) -> tuple[int, float]:
+    """How many customers were active before the newest days that are over, and the share that did nothing in them."""
+    seen = last - timedelta(days=horizon)
+    at_risk, left = con.execute(
+        "SELECT count(*), coalesce(avg(CAST(NOT bought AS INTEGER)), 0) FROM (SELECT bool_or(time >= ?) AS bought "
+        "FROM _events WHERE time >= ? GROUP BY who HAVING bool_or(time < ?))",
+        [seen, seen - timedelta(days=active), seen],
+    ).fetchall()[0]
+    return at_risk, left
+
+
+def _time_and_label(con: duckdb.DuckDBPyConnection, part: _Part) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """The sections `time` and `label` of purchases, and what the label means in this data.
+
+    The horizon is the shortest in which at most half of the active customers do nothing, as far as history allows:
+    where most "leave" within days, nobody has left.
+    """
+    first, last = _events(con, part)
+    span = (last - first).days
+    cadence = _cadence(span)
+    for horizon in _HORIZONS[cadence]:
+        active = max(2 * horizon, 60 if cadence == "monthly" else 0)
+        at_risk, left = _left(con, last, active, horizon)
+        longer = 4 * horizon  # the next horizon's active time, at most
+        if left <= 0.5 or longer + 2 * horizon > span / 2:
+            break
+    label = {
+        "active_within_days": active,
+        "horizon_days": horizon,
+        "warmup_days": min(active, span // 4),
+    }
+    said = (
+        f"of {at_risk:,} customers who bought in {active} days, {left:.0%} bought nothing in the {horizon} days after "
+        f"(the newest ones)"
+    )
+    return _time(first, cadence), label, said
+
+
+def _cadence(span: int) -> str:
+    return "monthly" if span >= 240 else "weekly" if span >= 70 else "daily"
+
+
+def _time(first: date, cadence: str) -> dict[str, Any]:
+    """The section `time`."""
+    return {"start": first.replace(day=1) if cadence == "monthly" else first, "cadence": cadence, "timezone": "UTC"}
+
+
+def _features(part: _Part, days: int, others: dict[str, _Part]) -> dict[str, dict[str, Any]]:
+    """Features that purchases have everywhere; `days` is how long a customer counts as active."""
+    short, long = max(days // 2, 1), 2 * days
+    found: dict[str, dict[str, Any]] = {
+        **{f"purchases_{each}d": {"kind": "count", "window_days": each} for each in (short, days, long)},
+        f"gap_days_{long}d": {"kind": "mean_gap_days", "window_days": long},
+        "recency_days": {"kind": "recency_days"},
+        "tenure_months": {"kind": "tenure_months"},
+        "purchases_per_month": {"kind": "frequency_per_month"},
+    }
+    if part.columns[part.keys["amount"]].get("from") != _NO_MONEY:
+        found[f"amount_{days}d"] = {"kind": "sum", "window_days": days}
+        found[f"mean_amount_{long}d"] = {"kind": "mean", "window_days": long}
+    roles = {value for value in part.keys.values() if isinstance(value, str)} | set(part.keys.get("unique", []))
+    for name in part.columns:
+        if name not in roles:
+            found[f"different_{name}_{days}d"] = {"kind": "distinct", "column": name, "window_days": days}
+    for table, other in others.items():
+        if table == "contacts":
+            found[f"contacts_{days}d"] = {"kind": "count", "table": "contacts", "window_days": days}
+        for name in other.columns if table == "customers" else ():
+            if name != other.keys["customer"]:
+                found[name] = {"kind": "column", "table": "customers", "column": name}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- the writing
+
+
+def _written(con: duckdb.DuckDBPyConnection, parts: dict[str, _Part], folder: Path, name: str, customer: Field) -> str:
+    main = next(iter(parts.values()))
+    kind = "integer" if customer.type == "integer" and not customer.emails else "string"
+    features, label, said = {}, None, ""
+    if "transactions" in parts:
+        time, label, said = _time_and_label(con, main)
+        features = _features(main, label["active_within_days"], {k: v for k, v in parts.items() if v is not main})
+    elif "time" in main.keys:
+        first, last = _events(con, main)
+        time = _time(first, _cadence((last - first).days))
+    else:
+        time = _time(main.keys["observed_at"], "monthly")
+    lines = [
+        f"# Drafted from {', '.join(Path(part.file.path).name for part in parts.values())}.",
+        "# All of it is guessed from names and values; where it could well be otherwise, a # says so. Read it, correct",
+        "# it, and run `churn contract check`. docs/contract.md explains every key.",
+        "contract: 1",
+        f"name: {name}",
+        "owner: team:data # who answers for it",
+        "",
+        "source: {kind: files}",
+        f"customer: {_flow({'name': customer.column, 'type': kind})}",
+        f"time: {_flow(time)} # the zone of times that carry none?",
+        "",
+        "tables:",
+    ]
+    for table, part in parts.items():
+        lines += [f"  {table}:", f"    path: {_scalar(os.path.relpath(part.file.path, folder))}"]
+        for key, value in part.keys.items():
+            text = _flow(value) if isinstance(value, dict | list) else _scalar(value)
+            lines.append(f"    {key}: {text}{_note(part.notes.get(key))}")
+        lines.append("    columns:")
+        for column, spec in part.columns.items():
+            note = part.notes.get(column) if column not in part.keys else None
+            lines.append(f"      {column}: {_flow(spec)}{_note(note)}")
+        lines += [f"      # not read: {_scalar(source)} ({why})" for source, why in part.left_out.items()]
+    if features:
+        lines += ["", "features:", "  definitions:", *(f"    {key}: {_flow(spec)}" for key, spec in features.items())]
+    if label is not None:
+        lines += ["", f"# {said}", f"label: {_flow(label)}"]
+    lines += [
+        "",
+        "gates:",
+        "  minimum: {roc_auc: 0.65} # what a model must reach before it may answer for you",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    return str(
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    ).strip()
+
+
+def _scalar(value: Any) -> str:
+    return str(yaml.safe_dump(value, allow_unicode=True, width=10_000)).removesuffix("...\n").strip()
+
+
+def _note(text: str | None) -> str:
+    return f" # {text}" if text else ""

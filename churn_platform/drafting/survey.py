@@ -1,0 +1,292 @@
+"""What files of nobody-knows-what hold: the type of each column, and how its dates and numbers are written.
+
+It is what a draft of a contract is made of (`contract_draft`). Files are read as the platform will read them; types are
+told from a sample of rows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from glob import glob
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import duckdb
+
+from churn_platform.contract import Column, ColumnType, Table
+from churn_platform.drafting.names import column_name
+from churn_platform.engine import identifier, literal
+from churn_platform.sources import delimited
+from churn_platform.sources.base import ORIGIN, SourceError
+from churn_platform.sources.files import WHITESPACE, columns_apart, file_kind, unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Encoding = Literal["utf-8", "latin-1", "utf-16"]
+
+SAMPLE = 100_000  # rows
+_MOST = 0.95  # so many of a column's values have to be of a type; of fewer it is text
+_MISSING = ("NA", "N/A", "n/a", "NULL", "null", "None", "nan", "NaN", "?", "-")
+_DAYS = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
+    *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y"),
+)
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_INTEGER, _FLOAT = r"[+-]?\d{1,18}", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+_PARQUET_TYPES: tuple[tuple[str, ColumnType], ...] = (
+    (r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?", "integer"),
+    (r"FLOAT|DOUBLE|DECIMAL.*", "float"),
+    (r"BOOLEAN", "boolean"),
+    (r"DATE", "date"),
+    (r"TIMESTAMP.*", "timestamp"),
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column of a file."""
+
+    name: str
+    column: str  # what a contract calls it
+    type: ColumnType
+    present: float  # the share of rows with a value
+    distinct: int  # different values in the sample
+    values: tuple[str, ...] = ()  # all of them, where there are two or three
+    format: str = ""  # of a date, in strptime's codes, where it is not ISO
+    other_format: str = ""  # another one that reads it as well
+    decimal_comma: bool = False
+    point_zero: bool = False  # whole numbers written as 17850.0
+    whole: bool = True  # whether all of the values are of the type, not only most of them
+    missing: tuple[str, ...] = ()  # words that stand for a missing value
+    emails: bool = False
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, or several of the same columns."""
+
+    path: str  # a file or a glob
+    view: str  # of all rows
+    rows: int
+    sampled: int
+    fields: tuple[Field, ...]
+    written: Table  # how: encoding, header, delimiter
+
+    def field(self, name: str) -> Field | None:
+        """The column of a name, whatever its case."""
+        return next((field for field in self.fields if field.name.lower() == name.lower()), None)
+
+
+def survey(con: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> list[File]:
+    """Look at files; those that lie in one folder and have the same columns are taken for one table.
+
+    Raises:
+        SourceError: one of them cannot be read, or holds no rows.
+    """
+    tables: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, Table]]] = {}
+    patterns = {path: [path] if Path(path).exists() else sorted(glob(path)) for path in paths}  # noqa: PTH207 (absolute)
+    for path, files in patterns.items():
+        if not files:
+            raise SourceError(f"there is no file {path}. A draft is made from files of this computer.")
+        for file in files:
+            kind = file_kind(file)
+            if kind is None:
+                raise SourceError(
+                    f"{file} is neither Parquet nor CSV: its name ends in none of .parquet, .csv, .tsv, ..."
+                )
+            names, written = _names(con, file)
+            tables.setdefault((str(Path(file).parent), kind, names), []).append((file, written))
+    return [
+        _surveyed(con, [file for file, _ in files], files[0][1], f"surveyed_{number}")
+        for number, files in enumerate(tables.values())
+    ]
+
+
+def _names(con: duckdb.DuckDBPyConnection, file: str) -> tuple[tuple[str, ...], Table]:
+    """The columns of a file, and how it is written."""
+    table = Table(columns={"_": Column(type="string")}, customer="_")
+    if file_kind(file) == "parquet":
+        try:
+            return delimited.parquet(con, file).names, table
+        except duckdb.Error as error:
+            raise unreadable(file, "transactions", error) from None
+    reasons: list[SourceError] = []
+    for encoding in _encodings(file):
+        table = table.model_copy(update={"encoding": encoding})
+        try:
+            dialect = delimited.dialect(con, file, table)
+            if dialect.delimiter == " " or (len(dialect.names) == 1 and " " in dialect.names[0].strip()):
+                table = table.model_copy(update={"delimiter": WHITESPACE})
+            names = dialect.names
+            if 2 * sum(re.fullmatch(r"[+-]?[\d.,:/ -]+", name) is not None for name in names) >= len(names):
+                table = table.model_copy(update={"header": False})
+                names = tuple(f"column{place}" for place in range(len(names)))
+            # what lies below the first line
+            con.execute(f"SELECT count(COLUMNS(*)) FROM {_reader(con, [file], table)}")
+        except SourceError as error:
+            reasons.append(error)
+        except duckdb.Error as error:
+            reasons.append(unreadable(file, "transactions", error))
+        else:
+            return names, table
+    raise reasons[0]
+
+
+def _encodings(file: str) -> tuple[Encoding, ...]:
+    with Path(file).open("rb") as stream:
+        return ("utf-16",) if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else ("utf-8", "latin-1")
+
+
+def _reader(con: duckdb.DuckDBPyConnection, files: list[str], table: Table) -> str:
+    """SQL for the rows of files, as the platform reads them."""
+    listed = f"[{', '.join(map(literal, files))}]"
+    if file_kind(files[0]) == "parquet":
+        return f"read_parquet({listed}, filename = '{ORIGIN}', union_by_name = true, hive_partitioning = false)"
+    if table.delimiter == WHITESPACE:
+        return columns_apart(con, listed, table)
+    return delimited.reader({file: delimited.dialect(con, file, table).text for file in files}, table)
+
+
+def _surveyed(con: duckdb.DuckDBPyConnection, files: list[str], written: Table, view: str) -> File:
+    con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE ({ORIGIN}) FROM {_reader(con, files, written)}")
+    chosen = f"USING SAMPLE reservoir({SAMPLE} ROWS) REPEATABLE (7)"
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {view}_sample AS FROM {view} {chosen}")
+    rows, sampled = (con.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in (view, f"{view}_sample"))
+    if not rows:
+        raise SourceError(f"{files[0]} holds no rows.")
+    columns = con.execute(f"DESCRIBE {view}").fetchall()
+    called = delimited.apart(column_name(name) for name, *_ in columns)
+    fields = tuple(
+        _field(con, f"{view}_sample", name, column, kind)
+        for (name, kind, *_), column in zip(columns, called, strict=True)
+    )
+    return File(_path_of(files), view, rows, sampled, fields, written)
+
+
+def _path_of(files: list[str]) -> str:
+    """One path for files of one folder: the file, or the narrowest glob of them.
+
+    Raises:
+        SourceError: other files match that glob too.
+    """
+    if len(files) == 1:
+        return files[0]
+    # numbers at the edge will differ in files yet to come: orders_2023-01.csv and orders_2023-02.csv are orders_*.csv
+    begin = re.sub(r"[\d-]+$", "", _beginning(files))
+    end = re.sub(r"^[\d-]+", "", _beginning([file[::-1] for file in files])[::-1])
+    pattern = f"{begin}*{end}"
+    others = set(glob(pattern)) - set(files)  # noqa: PTH207 (absolute)
+    if others:
+        raise SourceError(
+            f"{pattern} would also match {min(others)}, whose columns are others. Put it into another folder."
+        )
+    return pattern
+
+
+def _beginning(names: list[str]) -> str:
+    """What all of some names begin with."""
+    first, last = min(names), max(names)
+    return first[: next((place for place, sign in enumerate(first) if last[place] != sign), len(first))]
+
+
+def _field(con: duckdb.DuckDBPyConnection, sample: str, name: str, called: str, kind: str) -> Field:
+    """What one column holds."""
+    column = identifier(name)
+    for pattern, known in _PARQUET_TYPES:
+        if re.fullmatch(pattern, kind):
+            present, distinct, whole = con.execute(
+                f"SELECT count({column}) / count(*), count(DISTINCT {column}), "
+                + (f"count({column}) > 0 AND bool_and({column} = floor({column}))" if known == "float" else "false")
+                + f" FROM {sample}"
+            ).fetchall()[0]
+            return Field(
+                name, called, known, present, distinct, _few(con, sample, column, distinct), point_zero=bool(whole)
+            )
+    con.execute(
+        f"CREATE OR REPLACE TEMP VIEW _column AS SELECT nullif(trim(CAST({column} AS VARCHAR)), '') AS v FROM {sample}"
+    )
+    words = ", ".join(map(literal, _MISSING))
+    found = con.execute(f"SELECT list(DISTINCT v) FROM _column WHERE v IN ({words})").fetchall()[0][0] or []
+    told = _told(con, [])
+    if told["type"] == "string" and found:  # is it but for these words a number or a date?
+        without = _told(con, found)
+        if without["type"] != "string":
+            told = {**without, "missing": tuple(sorted(found))}
+    present, distinct = con.execute(
+        f"SELECT count(v) / count(*), count(DISTINCT v) "
+        f"FROM (SELECT {_without(told.get('missing', ()))} AS v FROM _column)"
+    ).fetchall()[0]
+    return Field(name, called, present=present, distinct=distinct, values=_few(con, "_column", "v", distinct), **told)
+
+
+def _few(con: duckdb.DuckDBPyConnection, relation: str, column: str, distinct: int) -> tuple[str, ...]:
+    """All different values, where they are two or three."""
+    if not 2 <= distinct <= 3:
+        return ()
+    query = f"SELECT DISTINCT CAST({column} AS VARCHAR) FROM {relation} WHERE {column} IS NOT NULL ORDER BY 1"
+    return tuple(value for (value,) in con.execute(query).fetchall())
+
+
+def _without(missing: Iterable[str]) -> str:
+    listed = ", ".join(map(literal, missing))
+    return f"CASE WHEN v NOT IN ({listed}) THEN v END" if listed else "v"
+
+
+def _told(con: duckdb.DuckDBPyConnection, missing: list[str]) -> dict[str, Any]:  # noqa: PLR0911 - one for each type
+    """The type of a column of texts, and how its values are written."""
+    rows = f"(SELECT {_without(missing)} AS v FROM _column)"
+    tests = {
+        "integer": f"regexp_full_match(v, {literal(_INTEGER)})",
+        "padded": r"regexp_full_match(v, '0\d+')",
+        "float": f"regexp_full_match(v, {literal(_FLOAT)})",
+        "point_zero": r"regexp_full_match(v, '\d+\.0+')",
+        "comma": rf"regexp_full_match(replace(v, ',', '.'), {literal(_FLOAT)})",
+        "boolean": "lower(v) IN ('true', 'false')",
+        "iso": r"regexp_matches(v, '^\d{4}-\d{1,2}-\d{1,2}') AND TRY_CAST(v AS TIMESTAMPTZ) IS NOT NULL",
+        "day": r"regexp_full_match(v, '\d{4}-\d{1,2}-\d{1,2}')",
+        "email": r"regexp_full_match(v, '[^@\s]+@[^@\s]+\.[^@\s]+')",
+    }
+    counted = ", ".join(f"count(*) FILTER ({test}) AS {name}" for name, test in tests.items())
+    row = con.execute(f"SELECT count(v), {counted} FROM {rows}").fetchall()[0]
+    many, counts = row[0], dict(zip(tests, row[1:], strict=True))
+
+    def most(name: str) -> bool:
+        return bool(many) and counts[name] >= _MOST * many
+
+    def told(kind: ColumnType, test: str, **more: Any) -> dict[str, Any]:
+        return {"type": kind, "whole": counts[test] == many, **more}
+
+    if most("iso"):
+        return told("date" if most("day") else "timestamp", "iso")
+    written = _date_formats(con, rows) if many else []
+    if written and not (most("integer") and written[0] != "%Y%m%d"):
+        other = written[1] if len(written) > 1 else ""
+        return {"type": "timestamp" if "%M" in written[0] else "date", "format": written[0], "other_format": other}
+    if most("integer") and counts["padded"] == 0:
+        return told("integer", "integer")
+    if most("float") and counts["padded"] == 0:
+        return told("float", "float", point_zero=most("point_zero"))
+    if most("comma") and counts["padded"] == 0:
+        return told("float", "comma", decimal_comma=True)
+    if most("boolean"):
+        return told("boolean", "boolean")
+    return {"type": "string", "emails": most("email")}
+
+
+def _date_formats(con: duckdb.DuckDBPyConnection, rows: str) -> list[str]:
+    """The formats by which most values are read: day first before month first where both do."""
+    con.execute(f"CREATE OR REPLACE TEMP TABLE _dates AS SELECT v FROM {rows} WHERE v IS NOT NULL LIMIT 5000")
+    (likely,) = con.execute(
+        r"SELECT avg(CAST(regexp_matches(v, '^\d{1,4}[-/. ]([A-Za-z]{3,9}|\d{1,2})[-/. ]\d{2,4}|^(19|20)\d{6}|"
+        r"^[A-Z][a-z]{2,8} \d{1,2}, \d{4}') AS INTEGER)) FROM _dates"
+    ).fetchall()[0]
+    if likely < _MOST:
+        return []
+    formats = [day + clock for day, clock in product(_DAYS, _CLOCKS)]
+    tried = ", ".join(f"count(try_strptime(v, {literal(each)}))" for each in formats)
+    total, *read = con.execute(f"SELECT count(*), {tried} FROM _dates").fetchall()[0]
+    best = max(read)
+    return [each for each, count in zip(formats, read, strict=True) if count == best and count >= _MOST * total]
