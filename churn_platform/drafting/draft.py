@@ -19,6 +19,7 @@ import yaml
 from churn_platform.drafting import names
 from churn_platform.engine import identifier, literal
 from churn_platform.sources.base import SourceError
+from churn_platform.sources.files import file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +72,8 @@ def draft(
     """
     choices = choices or Choices()
     main = _main(files, choices)
-    label = _label(main, choices)
     customer = _customer(main, choices)
+    label = _label(con, main, customer, choices)
     parts = {}
     if label is not None:
         parts["snapshots"] = _snapshots(con, main, customer, label, choices)
@@ -117,14 +118,16 @@ def _is_label(each: Field) -> bool:
     return len(each.values) == 2 and each.type != "timestamp" and names.has(each.name, names.CHURN)
 
 
-def _label(file: File, choices: Choices) -> Field | None:
+def _label(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices: Choices) -> Field | None:
+    """The column that says who churned. Where customers come back, `cancelled` may well be an order's."""
     if choices.label is not None:
         chosen = _named(file, choices.label, "--label")
         if len(chosen.values) != 2:
             raise SourceError(f"--label {chosen.name}: a label has two values; this column has {chosen.distinct}.")
         return chosen
     found = [each for each in file.fields if _is_label(each)]
-    return max(found, key=lambda each: names.has(each.name, ["churn", "churned", "exited", "attrition"]), default=None)
+    sure = [each for each in found if names.has(each.name, names.SURELY_CHURN)]
+    return next(iter(sure), next(iter(found), None) if found and not _is_repeated(con, file, customer) else None)
 
 
 def _customer(file: File, choices: Choices) -> Field:
@@ -253,15 +256,20 @@ def _snapshots(con: duckdb.DuckDBPyConnection, file: File, customer: Field, labe
     column = _add(part, label)
     part.keys["label"] = {"column": column, "positive": _typed(positive, label), "negative": _typed(negative, label)}
     part.notes["label"] = f"is {positive} the one who left?"
-    for each in file.fields:
+    return _finished(_with_features(part))
+
+
+def _with_features(part: _Part) -> _Part:
+    """The part, with every column that may be a feature."""
+    for each in part.file.fields:
         if each.column in part.columns or each.name in part.left_out:
             continue
-        why = _no_feature(each, file)
+        why = _no_feature(each, part.file)
         if why:
             part.left_out[each.name] = why
         else:
             _add(part, each)
-    return _finished(part)
+    return part
 
 
 def _no_feature(each: Field, file: File) -> str:
@@ -292,14 +300,7 @@ def _beside(con: duckdb.DuckDBPyConnection, file: File, customer: Field) -> tupl
             f"{file.path}: customers stand here several times ({who.name}), so it holds neither what is known of them "
             "nor the purchases. Leave it out, or draft a contract of it alone."
         )
-    for each in file.fields:
-        if each.column not in part.columns:
-            why = _no_feature(each, file)
-            if why:
-                part.left_out[each.name] = why
-            else:
-                _add(part, each)
-    return "customers", _finished(part)
+    return "customers", _finished(_with_features(part))
 
 
 def _is_repeated(con: duckdb.DuckDBPyConnection, file: File, who: Field) -> bool:
@@ -312,7 +313,9 @@ def _part(file: File, customer: Field) -> _Part:
     part = _Part(file)
     if customer.emails:
         part.notes[customer.column] = "an e-mail address: stored as a keyed hash only"
-    part.keys["customer"] = _add(part, customer, **_as_id(customer), **({"pii": "hash"} if customer.emails else {}))
+    part.keys["customer"] = _add(
+        part, customer, **_as_id(customer, file), **({"pii": "hash"} if customer.emails else {})
+    )
     part.columns[customer.column].pop("nullable", None)
     if customer.present < 0.97:
         part.keys["max_quarantined"] = min(round(1.5 * (1 - customer.present) + 0.05, 2), 0.95)
@@ -320,13 +323,11 @@ def _part(file: File, customer: Field) -> _Part:
     return part
 
 
-def _as_id(customer: Field) -> dict[str, Any]:
-    """An id is text, or a whole number; of one that was read as 17850.0 the end is cut off."""
-    if customer.type == "integer":
-        return {"type": "integer"}
-    if customer.point_zero:
+def _as_id(customer: Field, file: File) -> dict[str, Any]:
+    """An id is text, or a whole number. Of a CSV's 17850.0 the end is cut off; of Parquet's the platform sees to it."""
+    if customer.point_zero and file_kind(file.path) == "csv":
         return {"type": "string", "from": f"regexp_replace({identifier(customer.name)}, '\\.0+$', '')"}
-    return {"type": "string"}
+    return {"type": "integer" if customer.type == "integer" else "string"}
 
 
 def _add(part: _Part, each: Field, **given: Any) -> str:

@@ -34,9 +34,9 @@ OTHER_TIMES = _words_of(
     "birth dob birthday born signup registered registration joined join delivery delivered shipped shipping shipment "
     "expiry expire expires expiration updated modified due start since first estimated approved"
 )
-CHURN = _words_of(
-    "churn churned exited exit attrition left leaver leave cancelled canceled cancel lapsed quit closed defected "
-    "unsubscribed terminated target label outcome"
+SURELY_CHURN = _words_of("churn churned churner exited attrition target label")
+CHURN = SURELY_CHURN + _words_of(
+    "exit left leaver leave cancelled canceled cancel lapsed quit closed defected unsubscribed terminated outcome"
 )
 YES = _words_of("1 1.0 true yes y t churned churn left exited attrited cancelled canceled closed lapsed quit")
 PERSONAL = _words_of(

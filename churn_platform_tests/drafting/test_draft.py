@@ -157,6 +157,24 @@ def test_events_without_money_count_as_one_each(folder: Path) -> None:
     assert not [name for name in contract.feature_definitions if "amount" in name]
 
 
+def test_ids_that_pandas_made_decimals_of_are_read_as_they_were(folder: Path) -> None:
+    rows = purchases()
+    ids = (rows["who"] + 0.0).where(rows.index != 9)
+    frame = pd.DataFrame({"CustomerID": ids, "day": rows["at"], "paid": rows["paid"]})
+    frame.to_parquet(folder / "t.parquet")
+    table = drafted(folder).tables.transactions
+    assert table is not None
+    assert table.columns["CustomerID"].from_ is None
+
+
+def test_an_order_that_was_cancelled_is_no_customer_who_left(folder: Path) -> None:
+    rows = purchases()
+    frame = pd.DataFrame({"customer_id": rows["who"], "order_date": rows["at"], "total": rows["paid"]})
+    frame.assign(cancelled=rows["who"] % 2 == 0).to_csv(folder / "t.csv", index=False)
+    contract = drafted(folder)
+    assert contract.snapshots is None
+
+
 def test_an_address_as_the_customers_id_is_stored_as_a_hash_only(folder: Path) -> None:
     rows = purchases()
     frame = pd.DataFrame(
