@@ -2,7 +2,8 @@
 
 Feast builds a protobuf object per value, which costs about 100 microseconds a customer whatever the store. Here the
 same bytes are built a column at a time, and the store is written in large pieces. What lies in the store afterwards is
-to the last byte what Feast 0.67 would have written, so that Feast reads it as its own; the tests compare the two.
+to the last byte what Feast 0.67 would have written, so that Feast reads it as its own; the tests compare the two. One
+column is left NULL: `value_text`, the value once more as text, which Feast reads where it searches in texts only.
 
 All writers keep three promises that Feast's do not:
 
@@ -57,7 +58,7 @@ T = TypeVar("T")
 # In one piece of work: large enough to be fast, small enough to hold up no reader, and for Redis to take in two seconds
 # on a busy machine, which is the patience of a connection.
 _VALUES, _CUSTOMERS = 120_000, 10_000
-_AT, _TEXT = "_at", "_text_of_"  # columns beside the features; the names of features begin with a letter
+_AT = "_at"  # a column beside the features; the names of features begin with a letter
 
 
 class OnlineStoreError(RuntimeError):
@@ -87,14 +88,12 @@ class Batch:
 
     keys: pa.BinaryArray  # entity keys
     values: list[pa.BinaryArray]  # a ValueProto for each feature; a missing value is empty
-    texts: list[pa.Array]  # the values as text, where the store keeps them
     times: NDArray[np.int64]  # snapshot times, in microseconds since 1970
 
 
 class Writer(Protocol):
     """An online store that can be written fast."""
 
-    texts: bool  # keeps values as text as well
     order: bool  # is written faster in the order of its keys
 
     def write(
@@ -138,13 +137,13 @@ def materialize(
     Raises:
         OnlineStoreError: the store does not take them.
     """
-    rows = con.sql(_newest_rows(con, view, layout, writer.texts, writer.order))
+    rows = con.sql(_newest_rows(con, view, layout, writer.order))
     reader = rows.to_arrow_reader(max(1, min(_CUSTOMERS, _VALUES // max(1, len(layout.features)))))
-    return writer.write(_ahead(encode(batch, layout, writer.texts) for batch in reader), progress, until)
+    return writer.write(_ahead(encode(batch, layout) for batch in reader), progress, until)
 
 
-def _newest_rows(con: duckdb.DuckDBPyConnection, view: str, layout: Layout, texts: bool, order: bool) -> str:
-    """SQL for one row per customer, with its time as a number and, if asked for, every value as text."""
+def _newest_rows(con: duckdb.DuckDBPyConnection, view: str, layout: Layout, order: bool) -> str:
+    """SQL for one row per customer, with its time as a number."""
     key, source = identifier(layout.customer), identifier(view)
     kinds = dict(con.execute(f"SELECT column_name, column_type FROM (DESCRIBE {source})").fetchall())
     selected = [
@@ -155,8 +154,6 @@ def _newest_rows(con: duckdb.DuckDBPyConnection, view: str, layout: Layout, text
         # Feast takes a NaN for a missing value
         value = f"nullif({identifier(name)}, 'nan')" if kinds[name] == "DOUBLE" else identifier(name)
         selected.append(f"{value} AS {identifier(name)}")
-        if texts:  # DuckDB writes a double as Python does: the shortest text that reads back as the same number
-            selected.append(f"CAST({value} AS VARCHAR) AS {identifier(_TEXT + name)}")
     rows, distinct = con.execute(f"SELECT count(*), count(DISTINCT {key}) FROM {source}").fetchall()[0]
     newest = ""
     if rows > distinct:
@@ -184,12 +181,11 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 # -- Feast's bytes
 
 
-def encode(rows: pa.RecordBatch, layout: Layout, texts: bool) -> Batch:
+def encode(rows: pa.RecordBatch, layout: Layout) -> Batch:
     """Rows with the customer's key, a time in microseconds and the features, as Feast stores them."""
     return Batch(
         keys=entity_keys(rows.column(layout.customer), layout),
         values=[_values(rows.column(name)) for name in layout.features],
-        texts=[rows.column(_TEXT + name) for name in layout.features] if texts else [],
         times=rows.column(_AT).to_numpy(),
     )
 
@@ -265,7 +261,6 @@ def create_sqlite(path: Path, layout: Layout) -> None:
 class SqliteWriter:
     """Feast's SQLite online store. It keeps times in whole seconds, one row per customer and feature."""
 
-    texts = True
     order = True
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -334,7 +329,7 @@ class SqliteWriter:
         chosen = pa.array(rows)
         keys = batch.keys.take(chosen).to_pylist()
         pieces: list[Any] = []
-        for name, values, _ in self._features(batch):
+        for name, values in self._features(batch):
             lengths = pc.binary_length(values).cast(pa.string()).cast(pa.binary())
             pieces += [f"{name}:".encode(), lengths.take(chosen), b":", values.take(chosen)]
         wanted = pc.binary_join_element_wise(*pieces, b"").to_pylist()
@@ -349,19 +344,17 @@ class SqliteWriter:
         )
         return [row for row, key, value in zip(rows, keys, wanted, strict=True) if held[key] != value]
 
-    def _features(self, batch: Batch) -> list[tuple[str, pa.BinaryArray, pa.Array]]:
-        """Each feature's name, values and texts, in the order of the names."""
-        return sorted(zip(self.layout.features, batch.values, batch.texts, strict=True), key=lambda entry: entry[0])
+    def _features(self, batch: Batch) -> list[tuple[str, pa.BinaryArray]]:
+        """Each feature's name and values, in the order of the names."""
+        return sorted(zip(self.layout.features, batch.values, strict=True), key=lambda entry: entry[0])
 
     def _columns(self, batch: Batch, seconds: NDArray[np.int64], rows: list[int]) -> Iterator[tuple[Any, ...]]:
-        """For each of some rows: its key, its time, then value and text of each feature."""
-        features = self._features(batch)
+        """For each of some rows: its key, its time, then the value of each feature."""
+        values = [values for _, values in self._features(batch)]
         # so few at a time that the processor's cache still holds them when they are written
         for start in range(0, len(rows), 1000):
             chosen = pa.array(rows[start : start + 1000], pa.int64())
-            columns = [batch.keys.take(chosen), pa.array(seconds).take(chosen)]
-            for _, values, texts in features:
-                columns += [values.take(chosen), texts.take(chosen)]
+            columns = [column.take(chosen) for column in (batch.keys, pa.array(seconds), *values)]
             yield from zip(*(_bindable(column) for column in columns), strict=True)
 
     # One statement per customer is twice as fast as one per value. A statement that fails rolls the whole batch back,
@@ -369,23 +362,21 @@ class SqliteWriter:
 
     def _insert(self, con: sqlite3.Connection, table: str, columns: Iterator[tuple[Any, ...]]) -> None:
         """Write customers of whom nothing, or not everything, is there."""
-        entries = [f"(?1, {name}, ?{3 + 2 * i}, ?{4 + 2 * i}, ?2)" for i, name in enumerate(self._names.split(", "))]
+        entries = [f"(?1, {name}, ?{3 + i}, ?2)" for i, name in enumerate(self._names.split(", "))]
         con.executemany(
-            f"INSERT OR ROLLBACK INTO {table} (entity_key, feature_name, value, value_text, event_ts) "
+            f"INSERT OR ROLLBACK INTO {table} (entity_key, feature_name, value, event_ts) "
             f"VALUES {', '.join(entries)} ON CONFLICT (entity_key, feature_name) DO UPDATE SET value = excluded.value, "
-            "value_text = excluded.value_text, event_ts = excluded.event_ts, vector_value = NULL, created_ts = NULL",
+            "event_ts = excluded.event_ts, value_text = NULL, vector_value = NULL, created_ts = NULL",
             columns,
         )
 
     def _update(self, con: sqlite3.Connection, table: str, columns: Iterator[tuple[Any, ...]]) -> None:
         """Write customers of whom everything is there."""
         names = list(enumerate(self._names.split(", ")))
-        values = " ".join(f"WHEN {name} THEN ?{3 + 2 * i}" for i, name in names)
-        texts = " ".join(f"WHEN {name} THEN ?{4 + 2 * i}" for i, name in names)
+        values = " ".join(f"WHEN {name} THEN ?{3 + i}" for i, name in names)
         con.executemany(
             f"UPDATE OR ROLLBACK {table} SET value = CASE feature_name {values} ELSE value END, "
-            f"value_text = CASE feature_name {texts} ELSE value_text END, event_ts = ?2, vector_value = NULL, "
-            "created_ts = NULL WHERE entity_key = ?1",
+            "event_ts = ?2, value_text = NULL, vector_value = NULL, created_ts = NULL WHERE entity_key = ?1",
             columns,
         )
 
@@ -485,7 +476,6 @@ class RedisWriter:
     cluster, and no call holds up the server's readers.
     """
 
-    texts = False
     order = False
 
     def __init__(self, config: RepoConfig, layout: Layout) -> None:
@@ -568,10 +558,10 @@ WITH held AS MATERIALIZED (
   SELECT entity_key FROM held
   WHERE (newest IS NULL OR newest <= greatest(at, %(until)s::timestamptz)) AND same < %(features)s
 ), written AS (
-  INSERT INTO {table} (entity_key, feature_name, value, value_text, event_ts)
-  SELECT entity_key, feature_name, value, value_text, event_ts FROM incoming JOIN chosen USING (entity_key)
-  ON CONFLICT (entity_key, feature_name) DO UPDATE SET value = excluded.value, value_text = excluded.value_text,
-    event_ts = excluded.event_ts, vector_value = NULL, created_ts = NULL
+  INSERT INTO {table} (entity_key, feature_name, value, event_ts)
+  SELECT entity_key, feature_name, value, event_ts FROM incoming JOIN chosen USING (entity_key)
+  ON CONFLICT (entity_key, feature_name) DO UPDATE SET value = excluded.value, event_ts = excluded.event_ts,
+    value_text = NULL, vector_value = NULL, created_ts = NULL
 )
 SELECT (SELECT count(*) FROM chosen), count(*) FILTER (WHERE newest > greatest(at, %(until)s::timestamptz)), count(*)
 FROM held
@@ -584,7 +574,6 @@ class PostgresWriter:
     Times are written as instants. Feast writes them without a zone, and so shifted where the server's is not UTC.
     """
 
-    texts = True
     order = True
 
     def __init__(self, url: str, layout: Layout) -> None:
@@ -603,8 +592,8 @@ class PostgresWriter:
                     f"the online store has no table {self.layout.table}: apply the feature store's definitions first."
                 )
             cursor.execute(
-                "CREATE TEMP TABLE incoming (entity_key BYTEA, feature_name TEXT, value BYTEA, value_text TEXT, "
-                "event_ts TIMESTAMPTZ) ON COMMIT DELETE ROWS"
+                "CREATE TEMP TABLE incoming (entity_key BYTEA, feature_name TEXT, value BYTEA, event_ts TIMESTAMPTZ) "
+                "ON COMMIT DELETE ROWS"
             )
             for batch in batches:
                 with con.transaction():
@@ -623,14 +612,14 @@ class PostgresWriter:
         return found is not None and found[0] is not None
 
     def _write(self, cursor: Cursor[Any], batch: Batch, until: datetime | None) -> Written:
-        columns = ("entity_key", "feature_name", "value", "value_text", "event_ts")
+        columns = ("entity_key", "feature_name", "value", "event_ts")
         with cursor.copy(f"COPY incoming ({', '.join(columns)}) FROM STDIN (FORMAT BINARY)") as copy:
-            copy.set_types(["bytea", "text", "bytea", "text", "timestamptz"])
+            copy.set_types(["bytea", "text", "bytea", "timestamptz"])
             times = [moment.replace(tzinfo=UTC) for moment in batch.times.astype("datetime64[us]").tolist()]
             keys = batch.keys.to_pylist()
-            for name, values, texts in zip(self.layout.features, batch.values, batch.texts, strict=True):
-                for key, value, text, at in zip(keys, values.to_pylist(), texts.to_pylist(), times, strict=True):
-                    copy.write_row((key, name, value, text, at))
+            for name, values in zip(self.layout.features, batch.values, strict=True):
+                for key, value, at in zip(keys, values.to_pylist(), times, strict=True):
+                    copy.write_row((key, name, value, at))
         cursor.execute("ANALYZE incoming")
         cursor.execute(f"LOCK TABLE {self.table} IN SHARE ROW EXCLUSIVE MODE")  # nobody else writes; others read
         cursor.execute(_CHOOSE.format(table=self.table), {"until": until, "features": len(self.layout.features)})

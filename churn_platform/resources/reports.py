@@ -5,14 +5,16 @@ On one machine `churn up` serves that folder, because a browser opens no file th
 
 from __future__ import annotations
 
+import mimetypes
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltalake.fs import DeltaStorageHandler
-from pyarrow.fs import PyFileSystem
-
 if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
     from churn_platform.contract import Contract
     from churn_platform.settings import Settings
 
@@ -37,16 +39,28 @@ class Reports:
 
     def keep(self, name: str, content: str | bytes) -> Kept:
         """Write a report whole, in place of an earlier one of its name."""
-        files = self._files()
-        with files.open_output_stream(f"{name}{_PART}") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-        files.move(f"{name}{_PART}", name)
+        data = content.encode() if isinstance(content, str) else content
+        filesystem, folder = self._place
+        if "://" in self.root:  # an object is there whole or not at all; a browser shows it if it is told what it is
+            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            filesystem.pipe_file(f"{folder}/{name}", data, ContentType=kind)
+        else:
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{name}{_PART}")
+            part.write_bytes(data)
+            part.replace(path)
         return Kept(f"{self.root}/{name}", None if self.url is None else f"{self.url}/{name}")
 
     def drop(self, name: str) -> None:
         """Remove a report, if it is there."""
+        filesystem, folder = self._place
         with suppress(FileNotFoundError):
-            self._files().delete_file(name)
+            filesystem.rm_file(f"{folder}/{name}")
 
-    def _files(self) -> PyFileSystem:
-        return PyFileSystem(DeltaStorageHandler(self.root))  # the credentials of the tables
+    @cached_property
+    def _place(self) -> tuple[AbstractFileSystem, str]:
+        import fsspec
+
+        filesystem, folder = fsspec.url_to_fs(self.root)
+        return filesystem, str(folder)

@@ -54,13 +54,17 @@ def shop(make_shop):
     return make_shop()
 
 
+# All but `value_text`, which Feast fills and reads in searches of texts only.
+COLUMNS = "entity_key, feature_name, value, vector_value, event_ts, created_ts"
+
+
 def content(platform: graph.Platform) -> object:
     """Every byte of the online store that has a meaning, but for the sample, which Feast does not know."""
     if platform.settings.online_postgres is not None:
         with psycopg.connect(platform.settings.online_postgres) as con:
             tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> %s"
             [(table,)] = con.execute(tables, [SAMPLES]).fetchall()
-            return table, con.execute(f'SELECT * FROM "{table}" ORDER BY entity_key, feature_name').fetchall()
+            return table, con.execute(f'SELECT {COLUMNS} FROM "{table}" ORDER BY entity_key, feature_name').fetchall()
     if platform.settings.redis is not None:
         client = Redis(port=int(platform.settings.redis.split(":")[1]))
         return {key: client.hgetall(key) for key in client.keys("*") if not key.startswith(SAMPLES.encode())}
@@ -69,7 +73,7 @@ def content(platform: graph.Platform) -> object:
             "SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> ? ORDER BY name", [SAMPLES]
         ).fetchall()
         table = next(name for kind, name, _ in schema if kind == "table")
-        return schema, database.execute(f'SELECT * FROM "{table}" ORDER BY entity_key, feature_name').fetchall()
+        return schema, database.execute(f'SELECT {COLUMNS} FROM "{table}" ORDER BY entity_key, feature_name').fetchall()
 
 
 def served(platform: graph.Platform, customer: object) -> dict | None:

@@ -47,6 +47,7 @@ def test_in_s3_it_is_an_object(bucket: Any, tmp_path: Path) -> None:
     reports = Reports(CONTRACT, Settings(home=tmp_path, reports="s3://tables/reports"))
     key = f"reports/{CONTRACT.name}/drift.html"
     assert reports.keep("drift.html", "a page") == Kept(f"s3://tables/{key}", None)
-    assert bucket.get_object(Bucket="tables", Key=key)["Body"].read() == b"a page"
+    kept = bucket.get_object(Bucket="tables", Key=key)
+    assert (kept["Body"].read(), kept["ContentType"]) == (b"a page", "text/html")  # else a browser would store it
     reports.drop("drift.html")
     assert "Contents" not in bucket.list_objects_v2(Bucket="tables", Prefix="reports/")
