@@ -147,14 +147,19 @@ def up() -> None:
     typer.echo(f"contract {contract.name} ({settings.contract}), home {settings.home}")
     if contract.is_demonstration:
         land(history=True)
-    played = _play(contract, settings)
     services = {service.name: service for service in local.services(settings)}
+    for service in services.values():
+        local.require_port(service, settings)  # now, and not after minutes of work
+    played = _play(contract, settings)
     for service in services.values():
         fresh = local.start(service, settings, contract)
         typer.echo(f"{service.name}: {'starting' if fresh else 'runs already'}")
     dagster, serving = services["dagster"], services["serving"]
     local.wait(dagster, settings)
     typer.echo(f"\n  Dagster   {dagster.url}   (asset graph: {dagster.url}/asset-groups)")
+    if "reports" in services:
+        local.wait(services["reports"], settings)
+        typer.echo(f"  Reports   {services['reports'].url}")
     if not played:
         typer.secho("A window failed (see above), so the play stopped. Dagster runs: look there.", fg="yellow")
         raise typer.Exit(1)
@@ -175,9 +180,10 @@ def up() -> None:
 def down() -> None:
     """Stop what `up` started. Data and models stay."""
     settings = environment.settings()
-    for service in reversed(local.services(settings)):
-        stopped = local.stop(service.name, settings)
-        typer.echo(f"{service.name}: {'stopped' if stopped else 'did not run'}")
+    wanted = [service.name for service in reversed(local.services(settings))]
+    for name in dict.fromkeys([*wanted, *local.known(settings)]):  # also what other settings had started
+        stopped = local.stop(name, settings)
+        typer.echo(f"{name}: {'stopped' if stopped else 'did not run'}")
 
 
 @app.command()

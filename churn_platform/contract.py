@@ -2,8 +2,7 @@
 
 Everything that knows a column name is derived from here: the validation rules, the Feast objects, the features that
 a model is trained on, the drift report's data definition, and the schema of the endpoint. No other module names a
-column. The file is read strictly: an unknown key, a duplicated key or two sections that contradict each other are
-errors, and every error names the line, the key and the remedy.
+column. `contract_file` reads it, strictly; `contradictions` holds the rules that span sections.
 """
 
 from __future__ import annotations

@@ -27,6 +27,6 @@ def draft(  # noqa: PLR0917 - the options of a command
     from churn_platform.source_check import look
 
     draft_file(files, out, name, Choices(customer, when, amount, label))
-    typer.echo(f"wrote {out}: read it, and correct what was guessed wrong.\n")
+    typer.echo(f"wrote {out}: read it, and correct what was guessed wrong; or remove it, and draft again.\n")
     settings = environment.settings().model_copy(update={"contract": out.resolve()})
     typer.echo(look(load(out), settings))

@@ -67,8 +67,10 @@ def services(settings: Settings) -> list[Service]:
 def prepare(settings: Settings, contract: Contract) -> None:
     """Make the home, and let this process and its children find the contract's Dagster instance in it."""
     home = settings.home / "dagster" / contract.name
-    for folder in (home, *(settings.home / name for name in ("logs", "run", "reports"))):
+    for folder in (home, settings.home / "logs", settings.home / "run"):
         folder.mkdir(parents=True, exist_ok=True)
+    if settings.reports is None:
+        (settings.home / "reports").mkdir(exist_ok=True)
     link = home / "dagster.yaml"
     if "DAGSTER_HOME" not in os.environ:
         if not link.is_symlink() or link.readlink() != PROJECT / "dagster.yaml":
@@ -82,16 +84,37 @@ def prepare(settings: Settings, contract: Contract) -> None:
 def start(service: Service, settings: Settings, contract: Contract) -> bool:
     """Start a process in the background; returns False if it runs already.
 
-    One that was started with another contract, or another state of it, is started again.
+    One that was started with another contract, another state of it, or other settings is started again.
 
     Raises:
         LocalError: another program holds the port.
     """
+    # what runs write into Dagster's log links to the reports
+    under = {"contract": contract.fingerprint, "command": service.command, "reports": settings.reports_server}
     running = _record(service.name, settings)
     if running is not None:
-        if running["contract"] == contract.fingerprint:
+        if all(running.get(key) == value for key, value in under.items()):
             return False
         stop(service.name, settings)
+    require_port(service, settings)
+    with (settings.home / "logs" / f"{service.name}.log").open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 (our own commands)
+            service.command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    _STARTED.append(process)
+    record = {"pid": process.pid, "started": started(process.pid), **under}
+    _pidfile(service.name, settings).write_text(json.dumps(record))
+    return True
+
+
+def require_port(service: Service, settings: Settings) -> None:
+    """See to it that a service that does not run yet finds its port free.
+
+    Raises:
+        LocalError: another program holds it.
+    """
+    if pid_of(service.name, settings) is not None:
+        return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -101,14 +124,6 @@ def start(service: Service, settings: Settings, contract: Contract) -> bool:
             raise LocalError(
                 f"port {service.port} is taken by another program. Choose another: {variable}=... make up"
             ) from None
-    with (settings.home / "logs" / f"{service.name}.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 (our own commands)
-            service.command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-    _STARTED.append(process)
-    record = {"pid": process.pid, "started": started(process.pid), "contract": contract.fingerprint}
-    _pidfile(service.name, settings).write_text(json.dumps(record))
-    return True
 
 
 def wait(service: Service, settings: Settings) -> float:
@@ -151,6 +166,12 @@ def stop(name: str, settings: Settings, patience: float = 20.0) -> bool:
             break
     _pidfile(name, settings).unlink(missing_ok=True)
     return True
+
+
+def known(settings: Settings) -> list[str]:
+    """The names of all services that were started and not stopped, by whatever settings; the last one first."""
+    files = (settings.home / "run").glob("*.json")
+    return [path.stem for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def pid_of(name: str, settings: Settings) -> int | None:

@@ -104,7 +104,9 @@ class Settings(BaseSettings):
     @property
     def reports_folder(self) -> str:
         """Where the reports are, a folder for each contract."""
-        return self.reports or str(self.home / "reports")
+        if self.reports is None:
+            return str(self.home / "reports")
+        return self.reports.rstrip("/") if "://" in self.reports else str(Path(self.reports).expanduser().resolve())
 
     @property
     def reports_server(self) -> str | None:

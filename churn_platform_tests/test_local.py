@@ -48,6 +48,20 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     os.environ.update(before)
 
 
+def test_what_was_started_is_known_whatever_is_set_since(settings: Settings) -> None:
+    local.start(dummy(), settings, CONTRACT)
+    assert local.known(settings) == ["dummy"]
+    local.stop("dummy", settings)
+    assert local.known(settings) == []
+
+
+def test_a_service_whose_settings_have_changed_is_started_again(settings: Settings) -> None:
+    service = dummy()
+    local.start(service, settings, CONTRACT)
+    assert not local.start(service, settings, CONTRACT)
+    assert local.start(service, settings.model_copy(update={"reports_port": 9000}), CONTRACT)
+
+
 def test_the_reports_in_home_are_served_and_others_are_not(settings: Settings) -> None:
     elsewhere = settings.model_copy(update={"reports": "s3://bucket/reports"})
     assert "reports" not in [service.name for service in local.services(elsewhere)]

@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from churn_platform.contract_file import parse
+from churn_platform.contract_file import ContractError, parse
 from churn_platform.drafting.draft import Choices, draft
 from churn_platform.drafting.survey import survey
 from churn_platform.engine import connection
@@ -34,5 +34,11 @@ def draft_file(files: Sequence[str], out: Path, name: str | None = None, choices
     with connection() as con:
         found = survey(con, [os.path.abspath(file) for file in files])  # noqa: PTH100 (it may be a glob)
         text = draft(con, found, folder, named if named[:1].isalpha() else f"churn_{named}".rstrip("_"), choices)
-    parse(text, str(out))
+    try:
+        parse(text, str(out))
+    except ContractError as error:
+        raise SourceError(
+            f"what was drafted is no contract, so it was not written:\n{error}\nRename the column, say more "
+            "(--customer, --time, --amount, --label), or start from one of docs/examples/."
+        ) from None
     out.write_text(text, encoding="utf-8")

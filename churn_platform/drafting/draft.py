@@ -71,6 +71,9 @@ def draft(
         SourceError: a role that every contract needs is played by no column; the message says how to name one.
     """
     choices = choices or Choices()
+    said = [name.lower() for name in (choices.customer, choices.time, choices.amount, choices.label) if name]
+    if len(set(said)) < len(said):
+        raise SourceError("one column cannot play two parts of --customer, --time, --amount and --label.")
     main = _main(files, choices)
     customer = _customer(main, choices)
     label = _label(con, main, customer, choices)
@@ -81,7 +84,7 @@ def draft(
         parts["transactions"] = _transactions(con, main, customer, choices)
     for other in files:
         if other is not main:
-            table, part = _beside(con, other, customer)
+            table, part = _beside(con, other, customer, _kind(next(iter(parts.values()))))
             if label is not None or table in parts:
                 raise SourceError(
                     f"{other.path}: {'a wide table stands alone' if label else f'there are two tables of {table}'}. "
@@ -106,16 +109,22 @@ def _listed(file: File) -> str:
 
 
 def _main(files: Sequence[File], choices: Choices) -> File:
-    """The file with the label or, where none has one, that with most rows among those with times."""
+    """The file with the label or, where none has one, that with most rows among those with times.
+
+    Beside other files, `cancelled` may be what is known of a customer of theirs, so the name has to say churn.
+    """
     for file in files:
-        if any(_is_label(each) for each in file.fields) or (choices.label and file.field(choices.label)):
+        labels = [each for each in file.fields if _is_label(each)]
+        sure = [each for each in labels if len(files) == 1 or names.has(each.name, names.SURELY_CHURN)]
+        if sure or (choices.label and file.field(choices.label)):
             return file
     timed = [file for file in files if any(each.type in ("timestamp", "date") for each in file.fields)]
     return max(timed or files, key=lambda file: file.rows)
 
 
 def _is_label(each: Field) -> bool:
-    return len(each.values) == 2 and each.type != "timestamp" and names.has(each.name, names.CHURN)
+    two = len(each.values) == 2 and not each.emails and each.type not in ("timestamp", "date")
+    return two and names.has(each.name, names.CHURN)
 
 
 def _label(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices: Choices) -> Field | None:
@@ -125,7 +134,7 @@ def _label(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices:
         if len(chosen.values) != 2:
             raise SourceError(f"--label {chosen.name}: a label has two values; this column has {chosen.distinct}.")
         return chosen
-    found = [each for each in file.fields if _is_label(each)]
+    found = [each for each in file.fields if _is_label(each) and each is not customer]
     sure = [each for each in found if names.has(each.name, names.SURELY_CHURN)]
     return next(iter(sure), next(iter(found), None) if found and not _is_repeated(con, file, customer) else None)
 
@@ -139,7 +148,8 @@ def _customer(file: File, choices: Choices) -> Field:
     come_back = [
         each
         for each in ids
-        if max(10, 0.01 * file.sampled) < each.distinct < 0.9 * file.sampled and not names.has(each.name, names.PIECES)
+        if max(10, 0.01 * file.sampled) < each.distinct < 0.9 * file.sampled
+        and not names.has(each.name, (*names.PIECES, *names.KINDS))
     ]
     ranked = [
         [each for each in ids if names.has(each.name, names.WHO, names.ID)],
@@ -183,6 +193,9 @@ def _transactions(con: duckdb.DuckDBPyConnection, file: File, customer: Field, c
             f"churn, exited, target, ...). Say which: --time COLUMN or --label COLUMN. It has: {_listed(file)}."
         )
     part.keys["time"] = _add(part, time)
+    others = [each.name for each in file.fields if each.type in ("timestamp", "date") and each is not time]
+    if others and choices.time is None:
+        part.notes["time"] = f"or {', '.join(others)}?"
     _amount(part, choices)
     rest = [
         each for each in file.fields if each.column not in part.columns and not names.has(each.name, names.PERSONAL)
@@ -216,7 +229,10 @@ def _amount(part: _Part, choices: Choices) -> None:
         if each.type in ("integer", "float") and each.column not in part.columns and not names.has(each.name, names.ID)
     ]
     if choices.amount is not None:
-        part.keys["amount"] = _add(part, _named(part.file, choices.amount, "--amount"), type="float")
+        chosen = _named(part.file, choices.amount, "--amount")
+        if chosen not in numbers:
+            raise SourceError(f"--amount {chosen.name}: its values are no numbers, or it has another part already.")
+        part.keys["amount"] = _add(part, chosen, type="float")
         return
     pieces = [each for each in numbers if names.has(each.name, names.PIECES)]
     prices = [each for each in numbers if names.has(each.name, names.PRICE_OF_ONE)]
@@ -248,15 +264,27 @@ def _snapshots(con: duckdb.DuckDBPyConnection, file: File, customer: Field, labe
     else:
         part.keys["observed_at"] = (_modified(file.path).replace(day=1) - timedelta(days=1)).replace(day=15)
         part.notes["observed_at"] = "when was this true? The file does not say; this is the month before it was written"
-    positive = next(
-        (value for value in label.values if names.has(value, names.YES) or value.lower() in names.YES),
-        label.values[-1],
-    )
-    negative = next(value for value in label.values if value != positive)
+    positive, negative = _polarity(label)
     column = _add(part, label)
     part.keys["label"] = {"column": column, "positive": _typed(positive, label), "negative": _typed(negative, label)}
     part.notes["label"] = f"is {positive} the one who left?"
     return _finished(_with_features(part))
+
+
+def _polarity(label: Field) -> tuple[str, str]:
+    """Which value of a label says that somebody left, and which that somebody stayed."""
+    first, second = label.values
+    if label.type in ("integer", "float"):
+        return (second, first) if _number(second) > _number(first) else (first, second)
+
+    def says(value: str) -> int:
+        return names.has(value, names.YES) - 2 * names.has(value, names.NO)
+
+    return (first, second) if says(first) > says(second) else (second, first)
+
+
+def _number(value: str) -> float:
+    return float(value.replace(",", "."))
 
 
 def _with_features(part: _Part) -> _Part:
@@ -283,15 +311,20 @@ def _no_feature(each: Field, file: File) -> str:
         "always the same": each.distinct == 1,
         f"a text with {each.distinct:,} different values": each.type == "string" and each.distinct > _MOST_VALUES,
         "numbers the rows": each.type in ("integer", "float") and numbers_rows,
-        "says who churned as well: it would give the label away": _is_label(each),
+        "its name speaks of churn: it might give the label away": names.has(each.name, names.CHURN),
     }
     return next((why for why, holds in reasons.items() if holds), "")
 
 
-def _beside(con: duckdb.DuckDBPyConnection, file: File, customer: Field) -> tuple[str, _Part]:
+def _beside(con: duckdb.DuckDBPyConnection, file: File, customer: Field, kind: str) -> tuple[str, _Part]:
     """A table beside the purchases: customers, or contacts."""
-    who = file.field(customer.name) or _customer(file, Choices())
-    part, time = _part(file, who), _time_of(file, None)
+    who = file.field(customer.name)
+    if who is None:
+        raise SourceError(
+            f"{file.path}: it has no column {customer.name}, by which the other file names its customers. Give it the "
+            "same name in both, or leave the file out."
+        )
+    part, time = _part(file, who, kind), _time_of(file, None)
     if time is not None and names.has(Path(file.path).stem, names.CONTACT):
         part.keys["time"] = _add(part, time)
         return "contacts", _finished(part)
@@ -309,25 +342,35 @@ def _is_repeated(con: duckdb.DuckDBPyConnection, file: File, who: Field) -> bool
     return bool(different < 0.95 * rows)
 
 
-def _part(file: File, customer: Field) -> _Part:
+def _part(file: File, customer: Field, kind: str | None = None) -> _Part:
+    """A table with its customer, whose id is of a `kind` that another table has."""
     part = _Part(file)
-    if customer.emails:
-        part.notes[customer.column] = "an e-mail address: stored as a keyed hash only"
-    part.keys["customer"] = _add(
-        part, customer, **_as_id(customer, file), **({"pii": "hash"} if customer.emails else {})
-    )
+    given: dict[str, Any] = {"type": kind or ("integer" if customer.type == "integer" else "string")}
+    if customer.emails or names.has(customer.name, names.PERSONAL):
+        given = {"type": "string", "pii": "hash"}
+        part.notes["customer"] = "personal itself: stored as a keyed hash only"
+    elif not names.has(customer.name, (*names.WHO, *names.ID)):
+        others = [each.name for each in file.fields if each is not customer and 10 < each.distinct < 0.9 * file.sampled]
+        part.notes["customer"] = f"by its values, which come back; or {', '.join(others[:3]) or 'another'}?"
+    source = identifier(customer.name)
+    if customer.doubtful:
+        source = _but(customer.doubtful, source)
+    if customer.point_zero and file_kind(file.path) == "csv":  # of Parquet's 17850.0 the platform takes the end itself
+        given["from"] = f"regexp_replace({source}, '\\.0+$', '')"
+    elif customer.doubtful:
+        given["from"] = source
+    part.keys["customer"] = _add(part, customer, **given)
     part.columns[customer.column].pop("nullable", None)
-    if customer.present < 0.97:
-        part.keys["max_quarantined"] = min(round(1.5 * (1 - customer.present) + 0.05, 2), 0.95)
-        part.notes["max_quarantined"] = f"{1 - customer.present:.0%} of the rows name no customer"
+    named = min(customer.present, customer.named)
+    if named < 0.97:
+        part.keys["max_quarantined"] = min(round(1.5 * (1 - named) + 0.05, 2), 0.95)
+        part.notes["max_quarantined"] = f"{1 - named:.0%} of the rows name no customer"
     return part
 
 
-def _as_id(customer: Field, file: File) -> dict[str, Any]:
-    """An id is text, or a whole number. Of a CSV's 17850.0 the end is cut off; of Parquet's the platform sees to it."""
-    if customer.point_zero and file_kind(file.path) == "csv":
-        return {"type": "string", "from": f"regexp_replace({identifier(customer.name)}, '\\.0+$', '')"}
-    return {"type": "integer" if customer.type == "integer" else "string"}
+def _but(words: Sequence[str], source: str) -> str:
+    """SQL for a value that is missing where it is one of some words."""
+    return f"CASE WHEN {source} NOT IN ({', '.join(map(literal, words))}) THEN {source} END"
 
 
 def _add(part: _Part, each: Field, **given: Any) -> str:
@@ -335,10 +378,13 @@ def _add(part: _Part, each: Field, **given: Any) -> str:
     name = each.column
     source = identifier(each.name)
     column: dict[str, Any] = {"type": each.type}
-    if each.missing:
-        listed = ", ".join(map(literal, each.missing))
-        column["from"] = f"CASE WHEN {source} NOT IN ({listed}) THEN {source} END"
-        part.notes.setdefault(name, f"{' and '.join(each.missing)} taken for missing")
+    if each.missing or each.signs:
+        value = _but(each.missing, source) if each.missing else source
+        column["from"] = f"translate({value}, {literal(each.signs)}, '')" if each.signs else value
+        if each.missing:
+            part.notes.setdefault(name, f"{' and '.join(each.missing)} taken for missing")
+        elif each.signs[-1] in ",.":
+            part.notes.setdefault(name, f"{each.signs[-1]} taken for the mark of thousands")
     elif name != each.name:
         column["from"] = each.name if re.fullmatch(r"\w+", each.name) else source
     if each.format:
@@ -370,7 +416,7 @@ def _typed(value: str, each: Field) -> str | int | float | bool:
     if each.type == "boolean":
         return value.lower() == "true"
     if each.type in ("integer", "float"):
-        return int(float(value)) if float(value).is_integer() else float(value)
+        return int(_number(value)) if _number(value).is_integer() else _number(value)
     return value
 
 
@@ -471,16 +517,21 @@ def _features(part: _Part, days: int, others: dict[str, _Part]) -> dict[str, dic
             found[f"contacts_{days}d"] = {"kind": "count", "table": "contacts", "window_days": days}
         for name in other.columns if table == "customers" else ():
             if name != other.keys["customer"]:
-                found[name] = {"kind": "column", "table": "customers", "column": name}
+                found[f"{name}_" if name in found else name] = {"kind": "column", "table": "customers", "column": name}
     return found
 
 
 # ---------------------------------------------------------------------------------------------------------- the writing
 
 
+def _kind(part: _Part) -> str:
+    """The type of a part's customers."""
+    return str(part.columns[part.keys["customer"]]["type"])
+
+
 def _written(con: duckdb.DuckDBPyConnection, parts: dict[str, _Part], folder: Path, name: str, customer: Field) -> str:
     main = next(iter(parts.values()))
-    kind = "integer" if customer.type == "integer" and not customer.emails else "string"
+    kind = _kind(main)
     features, label, said = {}, None, ""
     if "transactions" in parts:
         time, label, said = _time_and_label(con, main)
@@ -491,11 +542,11 @@ def _written(con: duckdb.DuckDBPyConnection, parts: dict[str, _Part], folder: Pa
     else:
         time = _time(main.keys["observed_at"], "monthly")
     lines = [
-        f"# Drafted from {', '.join(Path(part.file.path).name for part in parts.values())}.",
+        "# Drafted from " + " ".join(", ".join(Path(part.file.path).name for part in parts.values()).split()) + ".",
         "# All of it is guessed from names and values; where it could well be otherwise, a # says so. Read it, correct",
         "# it, and run `churn contract check`. docs/contract.md explains every key.",
         "contract: 1",
-        f"name: {name}",
+        f"name: {_scalar(name)}",
         "owner: team:data # who answers for it",
         "",
         "source: {kind: files}",
@@ -512,10 +563,15 @@ def _written(con: duckdb.DuckDBPyConnection, parts: dict[str, _Part], folder: Pa
         lines.append("    columns:")
         for column, spec in part.columns.items():
             note = part.notes.get(column) if column not in part.keys else None
-            lines.append(f"      {column}: {_flow(spec)}{_note(note)}")
-        lines += [f"      # not read: {_scalar(source)} ({why})" for source, why in part.left_out.items()]
+            lines.append(f"      {_scalar(column)}: {_flow(spec)}{_note(note)}")
+        lines += [f"     {_note(f'not read: {source} ({why})')}" for source, why in part.left_out.items()]
     if features:
-        lines += ["", "features:", "  definitions:", *(f"    {key}: {_flow(spec)}" for key, spec in features.items())]
+        lines += [
+            "",
+            "features:",
+            "  definitions:",
+            *(f"    {_scalar(key)}: {_flow(spec)}" for key, spec in features.items()),
+        ]
     if label is not None:
         lines += ["", f"# {said}", f"label: {_flow(label)}"]
     lines += [
@@ -537,4 +593,4 @@ def _scalar(value: Any) -> str:
 
 
 def _note(text: str | None) -> str:
-    return f" # {text}" if text else ""
+    return f" # {' '.join(text.split())}" if text else ""  # a name may hold line ends

@@ -19,15 +19,15 @@ def _words_of(text: str) -> tuple[str, ...]:
 
 
 WHO = _words_of(
-    "customer cust client user member household subscriber account buyer person player shopper guest visitor consumer "
-    "holder policyholder donor msisdn"
+    "customer cust user member household subscriber account buyer person player shopper guest visitor consumer "
+    "holder policyholder donor acct login uid msno cid patient kunde kunden client cliente usuario abonne"
 )
-ID = _words_of("id no num number nr key code uuid guid ref")
+ID = _words_of("id no num number nr nbr nummer numero key code uuid guid ref")
 ORDER = _words_of("order invoice basket receipt transaction trans ticket bill session purchase booking")
 # those that are ranked begin with the word that says most
 MONEY = _words_of("amount revenue sales total paid payment spend spent turnover value gross net price cost charge fee")
 WHEN = _words_of("timestamp datetime time date day at created ordered")
-KINDS = _words_of("category department product item sku brand channel store shop country type")
+KINDS = _words_of("category department product item sku brand channel store shop country type article artikel produkt")
 PIECES = _words_of("quantity qty units pieces")
 PRICE_OF_ONE = _words_of("price unitprice rate")
 OTHER_TIMES = _words_of(
@@ -38,8 +38,13 @@ SURELY_CHURN = _words_of("churn churned churner exited attrition target label")
 CHURN = SURELY_CHURN + _words_of(
     "exit left leaver leave cancelled canceled cancel lapsed quit closed defected unsubscribed terminated outcome"
 )
-YES = _words_of("1 1.0 true yes y t churned churn left exited attrited cancelled canceled closed lapsed quit")
+YES = _words_of(
+    "true yes y t churned churn churner left exited attrited cancelled canceled closed lapsed quit gone lost"
+)
+NO = _words_of("false no n f not non never un stay stayed stays existing retained kept joined active loyal")
+# in English, and the most frequent ones in German, French and Spanish
 PERSONAL = _words_of(
+    "msisdn zip zipcode postcode postal plz nachname vorname strasse telefon adresse prenom apellido correo "
     "surname lastname firstname fullname forename email mail phone telephone mobile fax street address ssn passport "
     "iban birth dob birthday birthdate ip latitude longitude lat lon lng password"
 )

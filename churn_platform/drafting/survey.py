@@ -1,6 +1,6 @@
 """What files of nobody-knows-what hold: the type of each column, and how its dates and numbers are written.
 
-It is what a draft of a contract is made of (`contract_draft`). Files are read as the platform will read them; types are
+It is what a draft of a contract is made of (`drafting.draft`). Files are read as the platform will read them; types are
 told from a sample of rows.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from glob import glob
+from glob import escape, glob
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,10 +20,10 @@ from churn_platform.drafting.names import column_name
 from churn_platform.engine import identifier, literal
 from churn_platform.sources import delimited
 from churn_platform.sources.base import ORIGIN, SourceError
-from churn_platform.sources.files import WHITESPACE, columns_apart, file_kind, unreadable
+from churn_platform.sources.files import WHITESPACE, columns_apart, file_kind, parquet_rows, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 Encoding = Literal["utf-8", "latin-1", "utf-16"]
 
@@ -35,6 +35,9 @@ _DAYS = (
     *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y"),
 )
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_MONEY = "$€£ "
+_THOUSANDS = r"[+-]?\d{1,3}(,\d{3})*(\.\d+)?"
+_POINTS = r"[+-]?\d{1,3}(\.\d{3})*(,\d+)?"
 _INTEGER, _FLOAT = r"[+-]?\d{1,18}", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 _PARQUET_TYPES: tuple[tuple[str, ColumnType], ...] = (
     (r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?", "integer"),
@@ -54,13 +57,16 @@ class Field:
     type: ColumnType
     present: float  # the share of rows with a value
     distinct: int  # different values in the sample
-    values: tuple[str, ...] = ()  # all of them, where there are two or three
+    values: tuple[str, ...] = ()  # both of them, where there are two
     format: str = ""  # of a date, in strptime's codes, where it is not ISO
     other_format: str = ""  # another one that reads it as well
     decimal_comma: bool = False
+    signs: str = ""  # those in numbers that are to be left out: of thousands, of currencies
     point_zero: bool = False  # whole numbers written as 17850.0
     whole: bool = True  # whether all of the values are of the type, not only most of them
-    missing: tuple[str, ...] = ()  # words that stand for a missing value
+    missing: tuple[str, ...] = ()  # words that stand for a missing value, of a number or a date
+    doubtful: tuple[str, ...] = ()  # words in a text that may stand for a missing value
+    named: float = 1.0  # the share of rows with a value that is none of those words
     emails: bool = False
 
 
@@ -88,10 +94,18 @@ def survey(con: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> list[File]:
     """
     tables: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, Table]]] = {}
     patterns = {path: [path] if Path(path).exists() else sorted(glob(path)) for path in paths}  # noqa: PTH207 (absolute)
+    seen: set[str] = set()
     for path, files in patterns.items():
         if not files:
             raise SourceError(f"there is no file {path}. A draft is made from files of this computer.")
         for file in files:
+            if not Path(file).is_file():
+                raise SourceError(f"{file} is no file.")
+            if file != escape(file):
+                raise SourceError(f"{file}: a contract takes [, * and ? in a path for a pattern. Rename the file.")
+            if file in seen:
+                continue
+            seen.add(file)
             kind = file_kind(file)
             if kind is None:
                 raise SourceError(
@@ -121,7 +135,7 @@ def _names(con: duckdb.DuckDBPyConnection, file: str) -> tuple[tuple[str, ...], 
             if dialect.delimiter == " " or (len(dialect.names) == 1 and " " in dialect.names[0].strip()):
                 table = table.model_copy(update={"delimiter": WHITESPACE})
             names = dialect.names
-            if 2 * sum(re.fullmatch(r"[+-]?[\d.,:/ -]+", name) is not None for name in names) >= len(names):
+            if _are_values(names):
                 table = table.model_copy(update={"header": False})
                 names = tuple(f"column{place}" for place in range(len(names)))
             # what lies below the first line
@@ -135,25 +149,38 @@ def _names(con: duckdb.DuckDBPyConnection, file: str) -> tuple[tuple[str, ...], 
     raise reasons[0]
 
 
+def _are_values(first_line: Sequence[str]) -> bool:
+    """Whether a first line holds values and no names: an address, a date, an amount; or numbers in half of it."""
+    numbers = [re.fullmatch(r"[+-]?[\d.,:/ -]+", field) is not None for field in first_line]
+    value = r"[^@\s]+@[^@\s]+\.[^@\s]+|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}( .*)?|[+-]?\d+[.,]\d+"
+    return 2 * sum(numbers) >= len(numbers) or any(re.fullmatch(value, field) for field in first_line)
+
+
 def _encodings(file: str) -> tuple[Encoding, ...]:
-    with Path(file).open("rb") as stream:
-        return ("utf-16",) if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else ("utf-8", "latin-1")
+    try:
+        with Path(file).open("rb") as stream:
+            return ("utf-16",) if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else ("utf-8", "latin-1")
+    except OSError as error:
+        raise SourceError(f"{file} cannot be read ({error.strerror}).") from None
 
 
 def _reader(con: duckdb.DuckDBPyConnection, files: list[str], table: Table) -> str:
     """SQL for the rows of files, as the platform reads them."""
     listed = f"[{', '.join(map(literal, files))}]"
     if file_kind(files[0]) == "parquet":
-        return f"read_parquet({listed}, filename = '{ORIGIN}', union_by_name = true, hive_partitioning = false)"
+        return parquet_rows(listed)
     if table.delimiter == WHITESPACE:
         return columns_apart(con, listed, table)
     return delimited.reader({file: delimited.dialect(con, file, table).text for file in files}, table)
 
 
 def _surveyed(con: duckdb.DuckDBPyConnection, files: list[str], written: Table, view: str) -> File:
-    con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE ({ORIGIN}) FROM {_reader(con, files, written)}")
     chosen = f"USING SAMPLE reservoir({SAMPLE} ROWS) REPEATABLE (7)"
-    con.execute(f"CREATE OR REPLACE TEMP TABLE {view}_sample AS FROM {view} {chosen}")
+    try:
+        con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE ({ORIGIN}) FROM {_reader(con, files, written)}")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {view}_sample AS FROM {view} {chosen}")
+    except duckdb.Error as error:
+        raise unreadable(files[0], "transactions", error) from None
     rows, sampled = (con.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in (view, f"{view}_sample"))
     if not rows:
         raise SourceError(f"{files[0]} holds no rows.")
@@ -176,12 +203,13 @@ def _path_of(files: list[str]) -> str:
         return files[0]
     # numbers at the edge will differ in files yet to come: orders_2023-01.csv and orders_2023-02.csv are orders_*.csv
     begin = re.sub(r"[\d-]+$", "", _beginning(files))
-    end = re.sub(r"^[\d-]+", "", _beginning([file[::-1] for file in files])[::-1])
-    pattern = f"{begin}*{end}"
+    rest = [file.removeprefix(begin)[::-1] for file in files]
+    pattern = f"{begin}*{re.sub(r'^[0-9-]+', '', _beginning(rest)[::-1])}"
     others = set(glob(pattern)) - set(files)  # noqa: PTH207 (absolute)
     if others:
         raise SourceError(
-            f"{pattern} would also match {min(others)}, whose columns are others. Put it into another folder."
+            f"{pattern} would also match {min(others)}, which was not named or has other columns. Put it into another "
+            "folder."
         )
     return pattern
 
@@ -209,12 +237,16 @@ def _field(con: duckdb.DuckDBPyConnection, sample: str, name: str, called: str, 
         f"CREATE OR REPLACE TEMP VIEW _column AS SELECT nullif(trim(CAST({column} AS VARCHAR)), '') AS v FROM {sample}"
     )
     words = ", ".join(map(literal, _MISSING))
-    found = con.execute(f"SELECT list(DISTINCT v) FROM _column WHERE v IN ({words})").fetchall()[0][0] or []
+    found, named = con.execute(
+        f"SELECT coalesce(list(DISTINCT v) FILTER (v IN ({words})), []), "
+        f"count(*) FILTER (v NOT IN ({words})) / count(*) FROM _column"
+    ).fetchall()[0]
     told = _told(con, [])
     if told["type"] == "string" and found:  # is it but for these words a number or a date?
         without = _told(con, found)
         if without["type"] != "string":
             told = {**without, "missing": tuple(sorted(found))}
+    told.update(doubtful=tuple(sorted(found)), named=named)
     present, distinct = con.execute(
         f"SELECT count(v) / count(*), count(DISTINCT v) "
         f"FROM (SELECT {_without(told.get('missing', ()))} AS v FROM _column)"
@@ -223,8 +255,8 @@ def _field(con: duckdb.DuckDBPyConnection, sample: str, name: str, called: str, 
 
 
 def _few(con: duckdb.DuckDBPyConnection, relation: str, column: str, distinct: int) -> tuple[str, ...]:
-    """All different values, where they are two or three."""
-    if not 2 <= distinct <= 3:
+    """Both values, where there are two."""
+    if distinct != 2:
         return ()
     query = f"SELECT DISTINCT CAST({column} AS VARCHAR) FROM {relation} WHERE {column} IS NOT NULL ORDER BY 1"
     return tuple(value for (value,) in con.execute(query).fetchall())
@@ -235,7 +267,7 @@ def _without(missing: Iterable[str]) -> str:
     return f"CASE WHEN v NOT IN ({listed}) THEN v END" if listed else "v"
 
 
-def _told(con: duckdb.DuckDBPyConnection, missing: list[str]) -> dict[str, Any]:  # noqa: PLR0911 - one for each type
+def _told(con: duckdb.DuckDBPyConnection, missing: list[str]) -> dict[str, Any]:
     """The type of a column of texts, and how its values are written."""
     rows = f"(SELECT {_without(missing)} AS v FROM _column)"
     tests = {
@@ -244,6 +276,9 @@ def _told(con: duckdb.DuckDBPyConnection, missing: list[str]) -> dict[str, Any]:
         "float": f"regexp_full_match(v, {literal(_FLOAT)})",
         "point_zero": r"regexp_full_match(v, '\d+\.0+')",
         "comma": rf"regexp_full_match(replace(v, ',', '.'), {literal(_FLOAT)})",
+        "thousands": rf"regexp_full_match(trim(v, {literal(_MONEY)}), {literal(_THOUSANDS)})",
+        "points": rf"regexp_full_match(trim(v, {literal(_MONEY)}), {literal(_POINTS)})",
+        "plain": f"regexp_full_match(trim(v, {literal(_MONEY)}), {literal(_FLOAT)})",
         "boolean": "lower(v) IN ('true', 'false')",
         "iso": r"regexp_matches(v, '^\d{4}-\d{1,2}-\d{1,2}') AND TRY_CAST(v AS TIMESTAMPTZ) IS NOT NULL",
         "day": r"regexp_full_match(v, '\d{4}-\d{1,2}-\d{1,2}')",
@@ -256,23 +291,24 @@ def _told(con: duckdb.DuckDBPyConnection, missing: list[str]) -> dict[str, Any]:
     def most(name: str) -> bool:
         return bool(many) and counts[name] >= _MOST * many
 
-    def told(kind: ColumnType, test: str, **more: Any) -> dict[str, Any]:
-        return {"type": kind, "whole": counts[test] == many, **more}
-
     if most("iso"):
-        return told("date" if most("day") else "timestamp", "iso")
+        return {"type": "date" if most("day") else "timestamp", "whole": counts["iso"] == many}
     written = _date_formats(con, rows) if many else []
     if written and not (most("integer") and written[0] != "%Y%m%d"):
         other = written[1] if len(written) > 1 else ""
         return {"type": "timestamp" if "%M" in written[0] else "date", "format": written[0], "other_format": other}
-    if most("integer") and counts["padded"] == 0:
-        return told("integer", "integer")
-    if most("float") and counts["padded"] == 0:
-        return told("float", "float", point_zero=most("point_zero"))
-    if most("comma") and counts["padded"] == 0:
-        return told("float", "comma", decimal_comma=True)
-    if most("boolean"):
-        return told("boolean", "boolean")
+    numbers: dict[str, dict[str, Any]] = {
+        "integer": {"type": "integer"},
+        "float": {"type": "float", "point_zero": most("point_zero")},
+        "thousands": {"type": "float", "signs": f"{_MONEY},"},  # 1,200 is one of them, where no value says otherwise
+        "plain": {"type": "float", "signs": _MONEY},
+        "comma": {"type": "float", "decimal_comma": True},
+        "points": {"type": "float", "decimal_comma": True, "signs": f"{_MONEY}."},
+    }
+    readings = {**({} if counts["padded"] else numbers), "boolean": {"type": "boolean"}}
+    for test, how in readings.items():
+        if most(test):
+            return {**how, "whole": counts[test] == many}
     return {"type": "string", "emails": most("email")}
 
 

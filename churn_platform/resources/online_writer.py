@@ -350,12 +350,11 @@ class SqliteWriter:
 
     def _columns(self, batch: Batch, seconds: NDArray[np.int64], rows: list[int]) -> Iterator[tuple[Any, ...]]:
         """For each of some rows: its key, its time, then the value of each feature."""
-        values = [values for _, values in self._features(batch)]
+        whole = (batch.keys, pa.array(seconds), *(values for _, values in self._features(batch)))
         # so few at a time that the processor's cache still holds them when they are written
         for start in range(0, len(rows), 1000):
             chosen = pa.array(rows[start : start + 1000], pa.int64())
-            columns = [column.take(chosen) for column in (batch.keys, pa.array(seconds), *values)]
-            yield from zip(*(_bindable(column) for column in columns), strict=True)
+            yield from zip(*(_bindable(column.take(chosen)) for column in whole), strict=True)
 
     # One statement per customer is twice as fast as one per value. A statement that fails rolls the whole batch back,
     # so SQLite need not be prepared to undo the statement alone.

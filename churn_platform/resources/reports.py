@@ -6,6 +6,7 @@ On one machine `churn up` serves that folder, because a browser opens no file th
 from __future__ import annotations
 
 import mimetypes
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,11 +46,12 @@ class Reports:
             kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
             filesystem.pipe_file(f"{folder}/{name}", data, ContentType=kind)
         else:
-            path = Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{name}{_PART}")
-            part.write_bytes(data)
-            part.replace(path)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=_PART, delete=False) as file:
+                file.write(data)
+            part = Path(file.name)
+            part.chmod(0o644)  # the server of the reports may be another user
+            part.replace(Path(folder) / name)
         return Kept(f"{self.root}/{name}", None if self.url is None else f"{self.url}/{name}")
 
     def drop(self, name: str) -> None:

@@ -224,7 +224,7 @@ class FilesSource:
         """SQL that reads files, all of one kind; `_source` is the file's whole path."""
         table, listed = self.contract.tables.items()[name], "[" + ", ".join(map(literal, files)) + "]"
         if file_kind(files[0]) == "parquet":
-            return _parquet(listed)
+            return parquet_rows(listed)
         if table.delimiter == WHITESPACE:
             return columns_apart(con, listed, table)
         return delimited.reader({file: dialects[file] for file in files}, table)
@@ -316,7 +316,8 @@ def file_kind(file: str) -> str | None:
     return "parquet" if lower.endswith(_PARQUET) else "csv" if lower.endswith(_CSV) else None
 
 
-def _parquet(files: str) -> str:
+def parquet_rows(files: str) -> str:
+    """SQL for the rows of Parquet files, with `_source`."""
     return f"read_parquet({files}, filename = '{ORIGIN}', union_by_name = true, hive_partitioning = false)"
 
 

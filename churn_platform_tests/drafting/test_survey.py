@@ -96,6 +96,26 @@ def test_files_of_one_folder_and_the_same_columns_are_one_table(con: duckdb.Duck
         survey(con, [str(tmp_path / f"orders_2023-{month}.csv") for month in (11, 12)])
 
 
+@pytest.mark.parametrize("files", [("aa", "aaa", "aaaa"), ("x1", "x2"), ("2023", "2024")])
+def test_the_pattern_matches_all_of_its_files(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    for name in files:
+        (tmp_path / f"{name}.csv").write_text("a,b\n1,2\n")
+    (found,) = survey(con, [str(tmp_path / f"{name}.csv") for name in files] + [str(tmp_path / "*.csv")])
+    assert found.rows == len(files)
+    assert len(list(tmp_path.glob(found.path.rpartition("/")[2]))) == len(files)
+
+
+def test_a_path_that_is_no_plain_file_is_refused(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(SourceError, match="is no file"):
+        survey(con, [str(tmp_path / "t.csv")])
+    (tmp_path / "t[1].csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SourceError, match="Rename the file"):
+        survey(con, [str(tmp_path / "t[1].csv")])
+
+
 def test_parquet_says_its_types_itself(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
