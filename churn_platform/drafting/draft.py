@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from churn_platform.drafting.survey import Field, File
 
 _NO_MONEY = "coalesce(1, NULL)"  # an amount where there is none
+_ALL_LEFT = 0.8  # more leave nowhere
 _MOST_VALUES = 50  # of a text column that becomes a feature of a wide table
 # Horizons to choose among, in days.
 _HORIZONS = {"monthly": (28, 56, 84, 182), "weekly": (7, 14, 28), "daily": (1, 3, 7)}
@@ -53,6 +54,7 @@ class _Part:
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # key or column to what is said beside it
     left_out: dict[str, str] = field(default_factory=dict)  # the source's column to why it is not read
+    used: set[str] = field(default_factory=set)  # the source's columns that stand in an expression over several
 
 
 def draft(
@@ -113,18 +115,24 @@ def _main(files: Sequence[File], choices: Choices) -> File:
 
     Beside other files, `cancelled` may be what is known of a customer of theirs, so the name has to say churn.
     """
+    telling = names.CHURN if len(files) == 1 else (*names.SURELY_CHURN, *names.ANY_LABEL)
     for file in files:
-        labels = [each for each in file.fields if _is_label(each)]
-        sure = [each for each in labels if len(files) == 1 or names.has(each.name, names.SURELY_CHURN)]
-        if sure or (choices.label and file.field(choices.label)):
+        if any(_is_label(each) and names.has(each.name, telling) for each in file.fields) or (
+            choices.label and file.field(choices.label)
+        ):
             return file
     timed = [file for file in files if any(each.type in ("timestamp", "date") for each in file.fields)]
     return max(timed or files, key=lambda file: file.rows)
 
 
 def _is_label(each: Field) -> bool:
-    two = len(each.values) == 2 and not each.emails and each.type not in ("timestamp", "date")
-    return two and names.has(each.name, names.CHURN)
+    if len(each.values) != 2 or each.emails or each.type in ("timestamp", "date"):
+        return False
+    said = {value.lower().removesuffix(".0") for value in each.values}
+    return names.has(each.name, names.SURELY_CHURN) or (
+        names.has(each.name, names.CHURN)
+        and (not names.has(each.name, names.ANY_LABEL) or said <= {*names.YES, *names.NO, "-1"})
+    )
 
 
 def _label(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices: Choices) -> Field | None:
@@ -132,10 +140,14 @@ def _label(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices:
     if choices.label is not None:
         chosen = _named(file, choices.label, "--label")
         if len(chosen.values) != 2:
-            raise SourceError(f"--label {chosen.name}: a label has two values; this column has {chosen.distinct}.")
+            shown = f": {', '.join(chosen.values)}" if chosen.values else ""
+            raise SourceError(
+                f"--label {chosen.name}: a label has two values; this column has {chosen.distinct}{shown}. Make two of "
+                "them in the export, or write the contract by hand, with an expression under `from:`."
+            )
         return chosen
     found = [each for each in file.fields if _is_label(each) and each is not customer]
-    sure = [each for each in found if names.has(each.name, names.SURELY_CHURN)]
+    sure = [each for each in found if names.has(each.name, (*names.SURELY_CHURN, *names.ANY_LABEL))]
     return next(iter(sure), next(iter(found), None) if found and not _is_repeated(con, file, customer) else None)
 
 
@@ -186,16 +198,7 @@ def _time_of(file: File, chosen: str | None) -> Field | None:
 
 def _transactions(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices: Choices) -> _Part:
     part = _part(file, customer)
-    time = _time_of(file, choices.time)
-    if time is None:
-        raise SourceError(
-            f"{file.path}: no column looks like the time of a purchase, and none like a label (two values; called "
-            f"churn, exited, target, ...). Say which: --time COLUMN or --label COLUMN. It has: {_listed(file)}."
-        )
-    part.keys["time"] = _add(part, time)
-    others = [each.name for each in file.fields if each.type in ("timestamp", "date") and each is not time]
-    if others and choices.time is None:
-        part.notes["time"] = f"or {', '.join(others)}?"
+    _time_of_purchase(part, choices)
     _amount(part, choices)
     rest = [
         each for each in file.fields if each.column not in part.columns and not names.has(each.name, names.PERSONAL)
@@ -206,19 +209,50 @@ def _transactions(con: duckdb.DuckDBPyConnection, file: File, customer: Field, c
         if names.has(each.name, names.ORDER, names.ID) or set(names.words(each.name)).issubset(names.ORDER)
     ]
     for each in orders[:1]:
-        column = _add(part, each, **({} if each.type == "integer" and each.whole else {"type": "string"}))
-        (different,) = con.execute(f"SELECT count(DISTINCT {identifier(each.name)}) FROM {file.view}").fetchall()[0]
-        if different < 0.98 * file.rows * each.present:
-            part.keys["order"] = column
-            part.notes["order"] = "lines with the same value are one purchase"
-        else:
-            part.keys["unique"] = [column]
-            part.notes["unique"] = "a value that stands twice is a copy, and is quarantined"
+        _order(con, part, each)
     kinds = [each for each in rest if each not in orders and each.type == "string" and each.distinct > 1]
-    for each in sorted(kinds, key=lambda each: names.rank(each.name, names.KINDS))[:2]:
-        if names.rank(each.name, names.KINDS) < len(names.KINDS):
+    ranked = sorted(((names.rank(each.name, names.KINDS), each) for each in kinds), key=lambda pair: pair[0])
+    for rank, each in ranked[:2]:
+        if rank < len(names.KINDS):
             _add(part, each)
+            if each.values and names.has(each.name, ("event", "type", "status")):
+                part.notes[each.column] = f"{', '.join(each.values)}: is each a purchase? Each row counts as one"
+    for each in file.fields:
+        if each.column not in part.columns and each.name not in part.used:
+            personal = names.has(each.name, names.PERSONAL) or each.emails
+            part.left_out[each.name] = "personal data" if personal else "no part for it is known"
     return _finished(part)
+
+
+def _time_of_purchase(part: _Part, choices: Choices) -> None:
+    time = _time_of(part.file, choices.time)
+    if time is None:
+        raise SourceError(
+            f"{part.file.path}: no column looks like the time of a purchase, and none like a label (two values; called "
+            "churn, exited, target, ...). Say which: --time COLUMN or --label COLUMN. It has: "
+            f"{_listed(part.file)}."
+        )
+    part.keys["time"] = _add(part, time)
+    part.columns[time.column].pop("nullable", None)
+    doubts = []
+    others = [each.name for each in part.file.fields if each.type in ("timestamp", "date") and each is not time]
+    if others and choices.time is None:
+        doubts.append(f"or {', '.join(others)}?")
+    if time.present < 1:
+        doubts.append(f"{1 - time.present:.1%} of the rows have none, and are quarantined with the first window")
+    part.notes["time"] = " ".join(doubts)
+
+
+def _order(con: duckdb.DuckDBPyConnection, part: _Part, order: Field) -> None:
+    """What holds the lines of a purchase together; or, where it stands once, tells copies."""
+    column = _add(part, order, **({} if order.type == "integer" and order.whole else {"type": "string"}))
+    (different,) = con.execute(f"SELECT count(DISTINCT {identifier(order.name)}) FROM {part.file.view}").fetchall()[0]
+    if different < 0.98 * part.file.rows * order.present:
+        part.keys["order"] = column
+        part.notes["order"] = "lines with the same value are one purchase"
+    else:
+        part.keys["unique"] = [column]
+        part.notes["unique"] = "a value that stands twice is a copy, and is quarantined"
 
 
 def _amount(part: _Part, choices: Choices) -> None:
@@ -236,17 +270,19 @@ def _amount(part: _Part, choices: Choices) -> None:
         return
     pieces = [each for each in numbers if names.has(each.name, names.PIECES)]
     prices = [each for each in numbers if names.has(each.name, names.PRICE_OF_ONE)]
-    whole = [each for each in numbers if each not in prices and names.rank(each.name, names.MONEY) < len(names.MONEY)]
-    others = [each for each in numbers if each.type == "float" and not names.has(each.name, names.PERSONAL)]
-    money = min(whole or prices or others, key=lambda each: names.rank(each.name, names.MONEY), default=None)
+    money = [each for each in numbers if not names.has(each.name, (*names.NO_MONEY, *names.PERSONAL))]
+    whole = [each for each in money if each not in prices and names.rank(each.name, names.MONEY) < len(names.MONEY)]
+    others = [each for each in money if each.type == "float"]
+    best = min(whole or prices or others, key=lambda each: names.rank(each.name, names.MONEY), default=None)
     part.keys["amount"] = "amount"
     if not whole and pieces and prices:
         product = f"{identifier(pieces[0].name)} * {identifier(prices[0].name)}"
         part.columns["amount"] = {"type": "float", "from": product}
+        part.used |= {pieces[0].name, prices[0].name}
         part.notes["amount"] = "is it so? Nothing else looks like what a purchase came to"
-    elif money is not None:
-        part.keys["amount"] = _add(part, money, type="float")
-        part.notes["amount"] = "the money of a row"
+    elif best is not None:
+        part.keys["amount"] = _add(part, best, type="float")
+        part.notes["amount"] = "is it the money of a row?"
     else:
         part.columns["amount"] = {"type": "float", "from": _NO_MONEY}
         part.notes["amount"] = "no column looks like money, so every row counts as 1; else: --amount COLUMN"
@@ -260,7 +296,13 @@ def _snapshots(con: duckdb.DuckDBPyConnection, file: File, customer: Field, labe
         time = None
     if time is not None:
         part.keys["time"] = _add(part, time)
+        part.columns[time.column].pop("nullable", None)
         part.notes["time"] = "the day as of which a row is true"
+    elif _is_repeated(con, file, customer):
+        raise SourceError(
+            f"{file.path}: customers stand here several times ({customer.name}), but no column says as of which day a "
+            "row is true. Say which: --time COLUMN (a date); or say --customer COLUMN, if that is another."
+        )
     else:
         part.keys["observed_at"] = (_modified(file.path).replace(day=1) - timedelta(days=1)).replace(day=15)
         part.notes["observed_at"] = "when was this true? The file does not say; this is the month before it was written"
@@ -274,6 +316,9 @@ def _snapshots(con: duckdb.DuckDBPyConnection, file: File, customer: Field, labe
 def _polarity(label: Field) -> tuple[str, str]:
     """Which value of a label says that somebody left, and which that somebody stayed."""
     first, second = label.values
+    if names.has(label.name, names.STAYED):
+        kept = label.type in ("integer", "float") or names.has(second, names.YES)
+        return (first, second) if kept else (second, first)
     if label.type in ("integer", "float"):
         return (second, first) if _number(second) > _number(first) else (first, second)
 
@@ -302,7 +347,8 @@ def _with_features(part: _Part) -> _Part:
 
 def _no_feature(each: Field, file: File) -> str:
     """Why a column of a wide table is no feature; empty where it is one."""
-    numbers_rows = each.distinct >= 0.99 * file.sampled and names.has(each.name, (*names.ID, "row", "index"))
+    counts = (*names.ID, "row", "index", "unnamed", "column")
+    numbers_rows = each.distinct >= 0.99 * file.sampled and names.has(each.name, counts)
     reasons = {
         "personal data": names.has(each.name, names.PERSONAL) or each.emails,
         "a name": names.words(each.name)[-1:] == ["name"],
@@ -346,7 +392,7 @@ def _part(file: File, customer: Field, kind: str | None = None) -> _Part:
     """A table with its customer, whose id is of a `kind` that another table has."""
     part = _Part(file)
     given: dict[str, Any] = {"type": kind or ("integer" if customer.type == "integer" else "string")}
-    if customer.emails or names.has(customer.name, names.PERSONAL):
+    if customer.emails or names.has(customer.name, names.PERSONAL) or names.words(customer.name)[-1:] == ["name"]:
         given = {"type": "string", "pii": "hash"}
         part.notes["customer"] = "personal itself: stored as a keyed hash only"
     elif not names.has(customer.name, (*names.WHO, *names.ID)):
@@ -368,6 +414,11 @@ def _part(file: File, customer: Field, kind: str | None = None) -> _Part:
     return part
 
 
+def _instant(each: Field) -> str:
+    """SQL for the time that a number of seconds or milliseconds is."""
+    return f"to_timestamp(TRY_CAST({identifier(each.name)} AS DOUBLE){'' if each.epoch == 's' else ' / 1000'})"
+
+
 def _but(words: Sequence[str], source: str) -> str:
     """SQL for a value that is missing where it is one of some words."""
     return f"CASE WHEN {source} NOT IN ({', '.join(map(literal, words))}) THEN {source} END"
@@ -387,6 +438,9 @@ def _add(part: _Part, each: Field, **given: Any) -> str:
             part.notes.setdefault(name, f"{each.signs[-1]} taken for the mark of thousands")
     elif name != each.name:
         column["from"] = each.name if re.fullmatch(r"\w+", each.name) else source
+    if each.epoch:
+        column["from"] = _instant(each)
+        part.notes.setdefault(name, f"{'seconds' if each.epoch == 's' else 'milliseconds'} since 1970")
     if each.format:
         column["format"] = each.format
         if each.other_format:
@@ -404,6 +458,8 @@ def _finished(part: _Part) -> _Part:
         keys["decimal"] = ","
     if written.encoding != "utf-8":
         keys["encoding"] = written.encoding
+        if written.encoding == "latin-1":
+            part.notes["encoding"] = "it is not UTF-8; if its letters come out wrong, export it as UTF-8"
     if written.delimiter is not None:
         keys["delimiter"] = written.delimiter
     if not written.header:
@@ -434,10 +490,14 @@ def _events(con: duckdb.DuckDBPyConnection, part: _Part) -> tuple[date, date]:
     Raises:
         SourceError: no time can be read.
     """
-    source = {each.column: each.name for each in part.file.fields}
-    who, when = (identifier(source[part.keys[role]]) for role in ("customer", "time"))
-    written = part.columns[part.keys["time"]].get("format")
-    at = f"try_strptime(trim({when}), {literal(written)})" if written else f"TRY_CAST({when} AS TIMESTAMP)"
+    source = {each.column: each for each in part.file.fields}
+    time = source[part.keys["time"]]
+    who, when = identifier(source[part.keys["customer"]].name), identifier(time.name)
+    at = f"TRY_CAST({when} AS TIMESTAMP)"
+    if time.format:
+        at = f"try_strptime(trim({when}), {literal(time.format)})"
+    if time.epoch:
+        at = f"make_timestamp(CAST(TRY_CAST({when} AS DOUBLE) * {1_000_000 if time.epoch == 's' else 1000} AS BIGINT))"
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE _events AS FROM (SELECT {who} AS who, {at} AS time FROM {part.file.view}) "
         "WHERE who IS NOT NULL AND time BETWEEN TIMESTAMP '1990-01-01' AND now()::TIMESTAMP"
@@ -483,6 +543,8 @@ def _time_and_label(con: duckdb.DuckDBPyConnection, part: _Part) -> tuple[dict[s
         f"of {at_risk:,} customers who bought in {active} days, {left:.0%} bought nothing in the {horizon} days after "
         f"(the newest ones)"
     )
+    if left > _ALL_LEFT:
+        said += f": hardly anybody comes back. Is {part.keys['customer']} the customer, and not the order?"
     return _time(first, cadence), label, said
 
 

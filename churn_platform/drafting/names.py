@@ -26,26 +26,36 @@ ID = _words_of("id no num number nr nbr nummer numero key code uuid guid ref")
 ORDER = _words_of("order invoice basket receipt transaction trans ticket bill session purchase booking")
 # those that are ranked begin with the word that says most
 MONEY = _words_of("amount revenue sales total paid payment spend spent turnover value gross net price cost charge fee")
-WHEN = _words_of("timestamp datetime time date day at created ordered")
+WHEN = _words_of("timestamp datetime time ts date day at created ordered")
 KINDS = _words_of("category department product item sku brand channel store shop country type article artikel produkt")
-PIECES = _words_of("quantity qty units pieces")
+PIECES = _words_of("quantity qty units pieces items")
+NO_MONEY = PIECES + _words_of(
+    "children adults babies nights days count tax vat shipping freight discount rate pct percent share age score rating"
+)
 PRICE_OF_ONE = _words_of("price unitprice rate")
 OTHER_TIMES = _words_of(
     "birth dob birthday born signup registered registration joined join delivery delivered shipped shipping shipment "
     "expiry expire expires expiration updated modified due start since first estimated approved"
 )
-SURELY_CHURN = _words_of("churn churned churner exited attrition target label")
-CHURN = SURELY_CHURN + _words_of(
-    "exit left leaver leave cancelled canceled cancel lapsed quit closed defected unsubscribed terminated outcome"
+SURELY_CHURN = _words_of("churn churned churner exited attrition")
+ANY_LABEL = _words_of("target label")  # whose values have to be yes and no
+CHURN = (
+    SURELY_CHURN
+    + ANY_LABEL
+    + _words_of(
+        "exit left leaver leave cancelled canceled cancel lapsed quit closed defected unsubscribed terminated outcome"
+    )
 )
 YES = _words_of(
-    "true yes y t churned churn churner left exited attrited cancelled canceled closed lapsed quit gone lost"
+    "1 true yes y t churned churn churner left exited attrited cancelled canceled closed lapsed quit gone lost leave "
+    "leaves"
 )
-NO = _words_of("false no n f not non never un stay stayed stays existing retained kept joined active loyal")
+STAYED = _words_of("active retained stayed stays loyal existing kept")  # in a name: yes is who stayed
+NO = _words_of("0 false no n f not non never un stay stayed stays existing retained kept joined active loyal")
 # in English, and the most frequent ones in German, French and Spanish
 PERSONAL = _words_of(
     "msisdn zip zipcode postcode postal plz nachname vorname strasse telefon adresse prenom apellido correo "
-    "surname lastname firstname fullname forename email mail phone telephone mobile fax street address ssn passport "
+    "surname lastname firstname fullname forename email phone telephone mobile fax street address ssn passport "
     "iban birth dob birthday birthdate ip latitude longitude lat lon lng password"
 )
 CONTACT = _words_of("contact contacts campaign campaigns offers calls mailings")

@@ -7,7 +7,7 @@ told from a sample of rows.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape, glob
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import duckdb
 
 from churn_platform.contract import Column, ColumnType, Table
-from churn_platform.drafting.names import column_name
+from churn_platform.drafting.names import WHEN, column_name, has
 from churn_platform.engine import identifier, literal
 from churn_platform.sources import delimited
 from churn_platform.sources.base import ORIGIN, SourceError
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 Encoding = Literal["utf-8", "latin-1", "utf-16"]
 
 SAMPLE = 100_000  # rows
+_FEW = 6
 _MOST = 0.95  # so many of a column's values have to be of a type; of fewer it is text
 _MISSING = ("NA", "N/A", "n/a", "NULL", "null", "None", "nan", "NaN", "?", "-")
 _DAYS = (
     *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
+    *("%Y-%m", "%Y/%m", "%b-%y", "%b %Y"),
     *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y"),
 )
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
@@ -40,7 +42,8 @@ _THOUSANDS = r"[+-]?\d{1,3}(,\d{3})*(\.\d+)?"
 _POINTS = r"[+-]?\d{1,3}(\.\d{3})*(,\d+)?"
 _INTEGER, _FLOAT = r"[+-]?\d{1,18}", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 _PARQUET_TYPES: tuple[tuple[str, ColumnType], ...] = (
-    (r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?", "integer"),
+    (r"(TINY|SMALL|BIG)?INT(EGER)?|U(TINY|SMALL)?INT(EGER)?", "integer"),
+    (r"U?HUGEINT|UBIGINT", "string"),  # wider than the platform's whole numbers
     (r"FLOAT|DOUBLE|DECIMAL.*", "float"),
     (r"BOOLEAN", "boolean"),
     (r"DATE", "date"),
@@ -57,7 +60,8 @@ class Field:
     type: ColumnType
     present: float  # the share of rows with a value
     distinct: int  # different values in the sample
-    values: tuple[str, ...] = ()  # both of them, where there are two
+    values: tuple[str, ...] = ()  # all of them, where there are few
+    epoch: str = ""  # of a time that is a number: in seconds or milliseconds since 1970
     format: str = ""  # of a date, in strptime's codes, where it is not ISO
     other_format: str = ""  # another one that reads it as well
     decimal_comma: bool = False
@@ -187,7 +191,7 @@ def _surveyed(con: duckdb.DuckDBPyConnection, files: list[str], written: Table, 
     columns = con.execute(f"DESCRIBE {view}").fetchall()
     called = delimited.apart(column_name(name) for name, *_ in columns)
     fields = tuple(
-        _field(con, f"{view}_sample", name, column, kind)
+        _epoch(con, f"{view}_sample", _field(con, f"{view}_sample", name, column, kind))
         for (name, kind, *_), column in zip(columns, called, strict=True)
     )
     return File(_path_of(files), view, rows, sampled, fields, written)
@@ -254,9 +258,21 @@ def _field(con: duckdb.DuckDBPyConnection, sample: str, name: str, called: str, 
     return Field(name, called, present=present, distinct=distinct, values=_few(con, "_column", "v", distinct), **told)
 
 
+def _epoch(con: duckdb.DuckDBPyConnection, sample: str, field: Field) -> Field:
+    """The column as a time, where its name says so and its numbers count seconds or milliseconds since 1970."""
+    if field.type not in ("integer", "float") or not has(field.name, (*WHEN, "epoch", "unix")):
+        return field
+    column = f"TRY_CAST({identifier(field.name)} AS DOUBLE)"
+    least, most = con.execute(f"SELECT min({column}), max({column}) FROM {sample}").fetchall()[0]
+    for epoch, unit in (("s", 1), ("ms", 1000)):
+        if least is not None and 6e8 * unit < least <= most < 4e9 * unit:  # 1989 to 2096
+            return replace(field, type="timestamp", epoch=epoch)
+    return field
+
+
 def _few(con: duckdb.DuckDBPyConnection, relation: str, column: str, distinct: int) -> tuple[str, ...]:
-    """Both values, where there are two."""
-    if distinct != 2:
+    """All values, where they are few."""
+    if not 2 <= distinct <= _FEW:
         return ()
     query = f"SELECT DISTINCT CAST({column} AS VARCHAR) FROM {relation} WHERE {column} IS NOT NULL ORDER BY 1"
     return tuple(value for (value,) in con.execute(query).fetchall())
@@ -272,7 +288,7 @@ def _told(con: duckdb.DuckDBPyConnection, missing: list[str]) -> dict[str, Any]:
     rows = f"(SELECT {_without(missing)} AS v FROM _column)"
     tests = {
         "integer": f"regexp_full_match(v, {literal(_INTEGER)})",
-        "padded": r"regexp_full_match(v, '0\d+')",
+        "padded": r"regexp_full_match(v, '0\d+|\d{19,}')",  # a number would not be the same
         "float": f"regexp_full_match(v, {literal(_FLOAT)})",
         "point_zero": r"regexp_full_match(v, '\d+\.0+')",
         "comma": rf"regexp_full_match(replace(v, ',', '.'), {literal(_FLOAT)})",
@@ -317,12 +333,15 @@ def _date_formats(con: duckdb.DuckDBPyConnection, rows: str) -> list[str]:
     con.execute(f"CREATE OR REPLACE TEMP TABLE _dates AS SELECT v FROM {rows} WHERE v IS NOT NULL LIMIT 5000")
     (likely,) = con.execute(
         r"SELECT avg(CAST(regexp_matches(v, '^\d{1,4}[-/. ]([A-Za-z]{3,9}|\d{1,2})[-/. ]\d{2,4}|^(19|20)\d{6}|"
-        r"^[A-Z][a-z]{2,8} \d{1,2}, \d{4}') AS INTEGER)) FROM _dates"
+        r"^[A-Z][a-z]{2,8} \d{1,2}, \d{4}|^\d{4}[-/]\d{2}$|^[A-Z][a-z]{2}[- ]\d{2,4}$') AS INTEGER)) FROM _dates"
     ).fetchall()[0]
     if likely < _MOST:
         return []
     formats = [day + clock for day, clock in product(_DAYS, _CLOCKS)]
-    tried = ", ".join(f"count(try_strptime(v, {literal(each)}))" for each in formats)
+    # a year of two digits is read by %Y as well: as one of the first century
+    tried = ", ".join(
+        f"count(*) FILTER (year(try_strptime(v, {literal(each)})) BETWEEN 1900 AND 2200)" for each in formats
+    )
     total, *read = con.execute(f"SELECT count(*), {tried} FROM _dates").fetchall()[0]
     best = max(read)
     return [each for each, count in zip(formats, read, strict=True) if count == best and count >= _MOST * total]

@@ -349,7 +349,7 @@ def test_a_word_for_a_missing_customer_is_no_customer(folder: Path, missing: str
     assert "20% of the rows name no customer" in (folder / "contract.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", ["phone", "msisdn", "e_mail"])
+@pytest.mark.parametrize("name", ["phone", "msisdn", "customer_name"])
 def test_a_customer_who_is_named_by_something_personal_is_hashed(folder: Path, name: str) -> None:
     rows = purchases()
     ids = rows["who"] + 4_917_600_000_000
@@ -390,7 +390,15 @@ def test_what_speaks_of_churn_is_no_feature(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("left", "stayed"),
-    [(1, -1), (2, 1), ("has churned", "did not churn"), ("Churned", "Stayed"), ("True", "False"), ("lost", "active")],
+    [
+        (1, -1),
+        (2, 1),
+        ("has churned", "did not churn"),
+        ("Churned", "Stayed"),
+        ("True", "False"),
+        ("lost", "active"),
+        ("Leave", "Stay"),
+    ],
 )
 def test_which_value_means_that_somebody_left(folder: Path, left: object, stayed: object) -> None:
     frame = labelled()
@@ -432,6 +440,105 @@ def test_two_dates_and_a_customer_told_by_values_are_said_to_be_doubtful(folder:
     text = (folder / "contract.yaml").read_text()
     assert "customer: Nehmer # by its values, which come back; or Artikel" in text
     assert "time: Datum # or Versand?" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "stayed"), [("is_active", 0, 1), ("Retained", "N", "Y"), ("still_active", False, True)]
+)
+def test_of_a_name_that_speaks_of_staying_yes_is_who_stayed(
+    folder: Path, name: str, left: object, stayed: object
+) -> None:
+    frame = labelled()
+    rows = pd.DataFrame({"customer_id": range(len(frame)), "age": frame["age"]})
+    rows[name] = frame["leaves"].map({True: left, False: stayed})
+    rows.to_csv(folder / "t.csv", index=False)
+    table = drafted(folder, Choices(label=name)).snapshots
+    assert table is not None
+    assert str(table.label.positive) == str(left)
+
+
+def test_a_panel_of_months_has_them_as_its_time(folder: Path) -> None:
+    rows = labelled(300).rename(columns={"leaves": "churned"}).assign(MemberNo=range(300))
+    pd.concat([rows.assign(month=f"2023-{month:02}") for month in range(1, 10)]).to_csv(folder / "t.csv", index=False)
+    table = drafted(folder).snapshots
+    assert table is not None
+    assert (table.time, table.columns["month"].format) == ("month", "%Y-%m")
+
+
+@pytest.mark.parametrize(
+    ("unit", "expression"),
+    [(1, 'to_timestamp(TRY_CAST("ts" AS DOUBLE))'), (1000, 'to_timestamp(TRY_CAST("ts" AS DOUBLE) / 1000)')],
+    ids=["seconds", "milliseconds"],
+)
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_seconds_since_1970_are_a_time(folder: Path, unit: int, expression: str, ending: str) -> None:
+    rows = purchases()
+    ts = (rows["at"] - pd.Timestamp(0)) // pd.Timedelta(seconds=1) * unit
+    frame = pd.DataFrame({"uid": rows["who"], "ts": ts, "paid": rows["paid"]})
+    if ending == "csv":
+        frame.to_csv(folder / "t.csv", index=False)
+    else:
+        frame.to_parquet(folder / "t.parquet")
+    contract = drafted(folder)
+    assert contract.tables.transactions is not None
+    assert contract.tables.transactions.columns["ts"].from_ == expression
+    assert contract.time.start.isoformat() == "2023-01-01"
+
+
+def test_years_of_two_digits_and_times_with_gaps(folder: Path) -> None:
+    rows = purchases()
+    day = rows["at"].dt.strftime("%d.%m.%y").where(rows.index % 1500 != 7)
+    pd.DataFrame({"user": rows["who"], "date": day, "paid": rows["paid"]}).to_csv(folder / "t.csv", index=False)
+    contract = drafted(folder)
+    assert contract.tables.transactions is not None
+    assert contract.tables.transactions.columns["date"].format == "%d.%m.%y"
+    assert "of the rows have none" in (folder / "contract.yaml").read_text()
+    assert contract.time.start.isoformat() == "2023-01-01"
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_ids_that_are_wider_than_a_number_are_texts(folder: Path, ending: str) -> None:
+    rows = purchases()
+    ids = rows["who"].astype("uint64") + np.uint64(2**63)
+    frame = pd.DataFrame({"customer_id": ids, "at": rows["at"], "paid": rows["paid"]})
+    if ending == "csv":
+        frame.to_csv(folder / "t.csv", index=False)
+    else:
+        frame.to_parquet(folder / "t.parquet")
+    assert drafted(folder).customer.type == "string"
+
+
+def test_an_order_that_is_taken_for_a_customer_is_noticed(folder: Path) -> None:
+    rows = purchases()
+    frame = pd.DataFrame({"customer_id": range(len(rows)), "at": rows["at"], "paid": rows["paid"], "note": "x"})
+    frame.to_csv(folder / "t.csv", index=False)
+    drafted(folder)
+    text = (folder / "contract.yaml").read_text()
+    assert "hardly anybody comes back. Is customer_id the customer, and not the order?" in text
+    assert "# not read: note (no part for it is known)" in text
+
+
+def test_what_is_no_money_is_not_taken_for_it(folder: Path) -> None:
+    rows = purchases()
+    frame = pd.DataFrame({"guest_id": rows["who"], "children": 1.0, "total_items": 3, "shipping_cost": 4.9})
+    frame.assign(adr=rows["paid"], day=rows["at"]).to_csv(folder / "t.csv", index=False)
+    table = drafted(folder).tables.transactions
+    assert table is not None
+    assert table.amount == "adr"
+
+
+def test_a_table_without_ids_is_not_given_any(folder: Path) -> None:
+    frame = labelled().rename(columns={"leaves": "churn"}).assign(account=lambda rows: rows["age"])
+    frame.to_csv(folder / "t.csv", index=False)
+    with pytest.raises(SourceError, match=r"customers stand here several times \(account\), but no column says"):
+        draft_file([str(folder / "t.csv")], folder / "contract.yaml")
+
+
+def test_a_label_of_three_values_is_shown(folder: Path) -> None:
+    frame = labelled(60).drop(columns="leaves").assign(id=range(60), Status=["Stayed", "Churned", "Joined"] * 20)
+    frame.to_csv(folder / "t.csv", index=False)
+    with pytest.raises(SourceError, match="this column has 3: Churned, Joined, Stayed"):
+        draft_file([str(folder / "t.csv")], folder / "contract.yaml", None, Choices(label="Status"))
 
 
 def test_odd_names_stay_names(folder: Path) -> None:
