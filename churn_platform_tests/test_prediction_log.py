@@ -22,7 +22,6 @@ from churn_platform_tests import graph, prediction_kills
 from churn_platform_tests.ageing import age
 from churn_platform_tests.answers import FEATURES, folder, line, segment
 from churn_platform_tests.leaks import Scanner
-from churn_platform_tests.resources.test_storage import bucket  # noqa: F401 (a fixture)
 from serving.prediction_log import Answered, PredictionLog
 
 
@@ -400,7 +399,7 @@ def test_what_was_removed_leaves_the_disk_with_the_tables_old_versions(tmp_path,
 # -------------------------------------------------------------------------------------------------------------- S3
 
 
-def test_in_s3_segments_land_are_rejected_and_erased_the_same(tmp_path, monkeypatch, bucket: Any):  # noqa: F811
+def test_in_s3_segments_land_are_rejected_and_erased_the_same(tmp_path, monkeypatch, bucket: Any):
     pytest.importorskip("s3fs", reason="s3fs is not installed: s3:// segments are not tested")
     shop = graph.make(tmp_path).use(monkeypatch)
     settings = Settings(
