@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from churn_platform.drafting import names
+from churn_platform.drafting.survey import but
 from churn_platform.engine import identifier, literal
 from churn_platform.sources.base import SourceError
 from churn_platform.sources.files import file_kind
@@ -93,7 +94,7 @@ def draft(
                     "Join it with the other file, or leave it out."
                 )
             parts[table] = part
-    return _written(con, parts, folder, name, customer)
+    return _written(con, parts, folder, name)
 
 
 # ------------------------------------------------------------------------------------------------------ who, when, what
@@ -121,12 +122,12 @@ def _main(files: Sequence[File], choices: Choices) -> File:
             choices.label and file.field(choices.label)
         ):
             return file
-    timed = [file for file in files if any(each.type in ("timestamp", "date") for each in file.fields)]
+    timed = [file for file in files if any(each.is_time for each in file.fields)]
     return max(timed or files, key=lambda file: file.rows)
 
 
 def _is_label(each: Field) -> bool:
-    if len(each.values) != 2 or each.emails or each.type in ("timestamp", "date"):
+    if len(each.values) != 2 or each.emails or each.is_time:
         return False
     said = {value.lower().removesuffix(".0") for value in each.values}
     return names.has(each.name, names.SURELY_CHURN) or (
@@ -148,7 +149,9 @@ def _label(con: duckdb.DuckDBPyConnection, file: File, customer: Field, choices:
         return chosen
     found = [each for each in file.fields if _is_label(each) and each is not customer]
     sure = [each for each in found if names.has(each.name, (*names.SURELY_CHURN, *names.ANY_LABEL))]
-    return next(iter(sure), next(iter(found), None) if found and not _is_repeated(con, file, customer) else None)
+    if not sure and found and _is_repeated(con, file, customer):
+        return None
+    return next(iter(sure or found), None)
 
 
 def _customer(file: File, choices: Choices) -> Field:
@@ -182,14 +185,10 @@ def _customer(file: File, choices: Choices) -> Field:
 def _time_of(file: File, chosen: str | None) -> Field | None:
     if chosen is not None:
         found = _named(file, chosen, "--time")
-        if found.type not in ("timestamp", "date"):
+        if not found.is_time:
             raise SourceError(f"--time {found.name}: its values are no dates that can be read.")
         return found
-    times = [
-        each
-        for each in file.fields
-        if each.type in ("timestamp", "date") and not names.has(each.name, names.OTHER_TIMES)
-    ]
+    times = [each for each in file.fields if each.is_time and not names.has(each.name, names.OTHER_TIMES)]
     return min(times, key=lambda each: names.rank(each.name, names.WHEN), default=None)
 
 
@@ -217,10 +216,6 @@ def _transactions(con: duckdb.DuckDBPyConnection, file: File, customer: Field, c
             _add(part, each)
             if each.values and names.has(each.name, ("event", "type", "status")):
                 part.notes[each.column] = f"{', '.join(each.values)}: is each a purchase? Each row counts as one"
-    for each in file.fields:
-        if each.column not in part.columns and each.name not in part.used:
-            personal = names.has(each.name, names.PERSONAL) or each.emails
-            part.left_out[each.name] = "personal data" if personal else "no part for it is known"
     return _finished(part)
 
 
@@ -232,10 +227,9 @@ def _time_of_purchase(part: _Part, choices: Choices) -> None:
             "churn, exited, target, ...). Say which: --time COLUMN or --label COLUMN. It has: "
             f"{_listed(part.file)}."
         )
-    part.keys["time"] = _add(part, time)
-    part.columns[time.column].pop("nullable", None)
+    _play(part, "time", time)
     doubts = []
-    others = [each.name for each in part.file.fields if each.type in ("timestamp", "date") and each is not time]
+    others = [each.name for each in part.file.fields if each.is_time and each is not time]
     if others and choices.time is None:
         doubts.append(f"or {', '.join(others)}?")
     if time.present < 1:
@@ -295,8 +289,7 @@ def _snapshots(con: duckdb.DuckDBPyConnection, file: File, customer: Field, labe
         part.left_out[time.name] = "each customer stands here once, so no row is of another time than the others"
         time = None
     if time is not None:
-        part.keys["time"] = _add(part, time)
-        part.columns[time.column].pop("nullable", None)
+        _play(part, "time", time)
         part.notes["time"] = "the day as of which a row is true"
     elif _is_repeated(con, file, customer):
         raise SourceError(
@@ -350,9 +343,9 @@ def _no_feature(each: Field, file: File) -> str:
     counts = (*names.ID, "row", "index", "unnamed", "column")
     numbers_rows = each.distinct >= 0.99 * file.sampled and names.has(each.name, counts)
     reasons = {
-        "personal data": names.has(each.name, names.PERSONAL) or each.emails,
+        "personal data": each.is_personal,
         "a name": names.words(each.name)[-1:] == ["name"],
-        "a date; what matters of it is a number of days": each.type in ("timestamp", "date"),
+        "a date; what matters of it is a number of days": each.is_time,
         "empty": each.present == 0,
         "always the same": each.distinct == 1,
         f"a text with {each.distinct:,} different values": each.type == "string" and each.distinct > _MOST_VALUES,
@@ -372,7 +365,7 @@ def _beside(con: duckdb.DuckDBPyConnection, file: File, customer: Field, kind: s
         )
     part, time = _part(file, who, kind), _time_of(file, None)
     if time is not None and names.has(Path(file.path).stem, names.CONTACT):
-        part.keys["time"] = _add(part, time)
+        _play(part, "time", time)
         return "contacts", _finished(part)
     if _is_repeated(con, file, who):
         raise SourceError(
@@ -398,15 +391,12 @@ def _part(file: File, customer: Field, kind: str | None = None) -> _Part:
     elif not names.has(customer.name, (*names.WHO, *names.ID)):
         others = [each.name for each in file.fields if each is not customer and 10 < each.distinct < 0.9 * file.sampled]
         part.notes["customer"] = f"by its values, which come back; or {', '.join(others[:3]) or 'another'}?"
-    source = identifier(customer.name)
-    if customer.doubtful:
-        source = _but(customer.doubtful, source)
+    source = but(customer.doubtful, identifier(customer.name))
     if customer.point_zero and file_kind(file.path) == "csv":  # of Parquet's 17850.0 the platform takes the end itself
         given["from"] = f"regexp_replace({source}, '\\.0+$', '')"
     elif customer.doubtful:
         given["from"] = source
-    part.keys["customer"] = _add(part, customer, **given)
-    part.columns[customer.column].pop("nullable", None)
+    _play(part, "customer", customer, **given)
     named = min(customer.present, customer.named)
     if named < 0.97:
         part.keys["max_quarantined"] = min(round(1.5 * (1 - named) + 0.05, 2), 0.95)
@@ -419,9 +409,10 @@ def _instant(each: Field) -> str:
     return f"to_timestamp(TRY_CAST({identifier(each.name)} AS DOUBLE){'' if each.epoch == 's' else ' / 1000'})"
 
 
-def _but(words: Sequence[str], source: str) -> str:
-    """SQL for a value that is missing where it is one of some words."""
-    return f"CASE WHEN {source} NOT IN ({', '.join(map(literal, words))}) THEN {source} END"
+def _play(part: _Part, role: str, each: Field, **given: Any) -> None:
+    """Let a column play a role without which a row is none: it may not be missing."""
+    part.keys[role] = _add(part, each, **given)
+    part.columns[each.column].pop("nullable", None)
 
 
 def _add(part: _Part, each: Field, **given: Any) -> str:
@@ -430,7 +421,7 @@ def _add(part: _Part, each: Field, **given: Any) -> str:
     source = identifier(each.name)
     column: dict[str, Any] = {"type": each.type}
     if each.missing or each.signs:
-        value = _but(each.missing, source) if each.missing else source
+        value = but(each.missing, source)
         column["from"] = f"translate({value}, {literal(each.signs)}, '')" if each.signs else value
         if each.missing:
             part.notes.setdefault(name, f"{' and '.join(each.missing)} taken for missing")
@@ -452,7 +443,10 @@ def _add(part: _Part, each: Field, **given: Any) -> str:
 
 
 def _finished(part: _Part) -> _Part:
-    """The part, with how its file is written."""
+    """The part, with how its file is written, and why what is not read is not."""
+    for each in part.file.fields:
+        if each.column not in part.columns and each.name not in part.used:
+            part.left_out.setdefault(each.name, "personal data" if each.is_personal else "no part for it is known")
     written, keys = part.file.written, dict[str, Any]()
     if any(each.decimal_comma for each in part.file.fields):
         keys["decimal"] = ","
@@ -493,11 +487,9 @@ def _events(con: duckdb.DuckDBPyConnection, part: _Part) -> tuple[date, date]:
     source = {each.column: each for each in part.file.fields}
     time = source[part.keys["time"]]
     who, when = identifier(source[part.keys["customer"]].name), identifier(time.name)
-    at = f"TRY_CAST({when} AS TIMESTAMP)"
+    at = f"TRY_CAST({_instant(time) if time.epoch else when} AS TIMESTAMP)"
     if time.format:
         at = f"try_strptime(trim({when}), {literal(time.format)})"
-    if time.epoch:
-        at = f"make_timestamp(CAST(TRY_CAST({when} AS DOUBLE) * {1_000_000 if time.epoch == 's' else 1000} AS BIGINT))"
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE _events AS FROM (SELECT {who} AS who, {at} AS time FROM {part.file.view}) "
         "WHERE who IS NOT NULL AND time BETWEEN TIMESTAMP '1990-01-01' AND now()::TIMESTAMP"
@@ -591,9 +583,8 @@ def _kind(part: _Part) -> str:
     return str(part.columns[part.keys["customer"]]["type"])
 
 
-def _written(con: duckdb.DuckDBPyConnection, parts: dict[str, _Part], folder: Path, name: str, customer: Field) -> str:
+def _written(con: duckdb.DuckDBPyConnection, parts: dict[str, _Part], folder: Path, name: str) -> str:
     main = next(iter(parts.values()))
-    kind = _kind(main)
     features, label, said = {}, None, ""
     if "transactions" in parts:
         time, label, said = _time_and_label(con, main)
@@ -612,7 +603,7 @@ def _written(con: duckdb.DuckDBPyConnection, parts: dict[str, _Part], folder: Pa
         "owner: team:data # who answers for it",
         "",
         "source: {kind: files}",
-        f"customer: {_flow({'name': customer.column, 'type': kind})}",
+        f"customer: {_flow({'name': main.keys['customer'], 'type': _kind(main)})}",
         f"time: {_flow(time)} # the zone of times that carry none?",
         "",
         "tables:",

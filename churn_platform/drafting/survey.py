@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from glob import escape, glob
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import duckdb
 
 from churn_platform.contract import Column, ColumnType, Table
-from churn_platform.drafting.names import WHEN, column_name, has
+from churn_platform.drafting.names import PERSONAL, WHEN, column_name, has
 from churn_platform.engine import identifier, literal
 from churn_platform.sources import delimited
 from churn_platform.sources.base import ORIGIN, SourceError
-from churn_platform.sources.files import WHITESPACE, columns_apart, file_kind, parquet_rows, unreadable
+from churn_platform.sources.files import WHITESPACE, dialect_of, file_kind, rows_of, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,6 +73,16 @@ class Field:
     named: float = 1.0  # the share of rows with a value that is none of those words
     emails: bool = False
 
+    @property
+    def is_time(self) -> bool:
+        """Whether it says when."""
+        return self.type in ("timestamp", "date")
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether its name or its values say that they are about a person."""
+        return self.emails or has(self.name, PERSONAL)
+
 
 @dataclass(frozen=True)
 class File:
@@ -96,7 +106,7 @@ def survey(con: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> list[File]:
     Raises:
         SourceError: one of them cannot be read, or holds no rows.
     """
-    tables: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, Table]]] = {}
+    tables: dict[tuple[str, str, tuple[str, ...]], list[_Read]] = {}
     patterns = {path: [path] if Path(path).exists() else sorted(glob(path)) for path in paths}  # noqa: PTH207 (absolute)
     seen: set[str] = set()
     for path, files in patterns.items():
@@ -115,41 +125,41 @@ def survey(con: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> list[File]:
                 raise SourceError(
                     f"{file} is neither Parquet nor CSV: its name ends in none of .parquet, .csv, .tsv, ..."
                 )
-            names, written = _names(con, file)
-            tables.setdefault((str(Path(file).parent), kind, names), []).append((file, written))
-    return [
-        _surveyed(con, [file for file, _ in files], files[0][1], f"surveyed_{number}")
-        for number, files in enumerate(tables.values())
-    ]
+            read = _read(con, file)
+            tables.setdefault((str(Path(file).parent), kind, read.dialect.names), []).append(read)
+    return [_surveyed(con, alike, f"surveyed_{number}") for number, alike in enumerate(tables.values())]
 
 
-def _names(con: duckdb.DuckDBPyConnection, file: str) -> tuple[tuple[str, ...], Table]:
-    """The columns of a file, and how it is written."""
-    table = Table(columns={"_": Column(type="string")}, customer="_")
-    if file_kind(file) == "parquet":
-        try:
-            return delimited.parquet(con, file).names, table
-        except duckdb.Error as error:
-            raise unreadable(file, "transactions", error) from None
+class _Read(NamedTuple):
+    """A file, and how it is read."""
+
+    path: str
+    written: Table
+    dialect: delimited.Dialect
+
+
+def _read(con: duckdb.DuckDBPyConnection, file: str) -> _Read:
+    """Find out how a file is written."""
     reasons: list[SourceError] = []
     for encoding in _encodings(file):
-        table = table.model_copy(update={"encoding": encoding})
+        table = Table(columns={"_": Column(type="string")}, customer="_", encoding=encoding)
         try:
-            dialect = delimited.dialect(con, file, table)
+            dialect = dialect_of(con, file, table)
+            if file_kind(file) == "parquet":
+                return _Read(file, table, dialect)
             if dialect.delimiter == " " or (len(dialect.names) == 1 and " " in dialect.names[0].strip()):
                 table = table.model_copy(update={"delimiter": WHITESPACE})
-            names = dialect.names
-            if _are_values(names):
+            if _are_values(dialect.names):
                 table = table.model_copy(update={"header": False})
-                names = tuple(f"column{place}" for place in range(len(names)))
+                dialect = dialect._replace(names=tuple(f"column{place}" for place in range(len(dialect.names))))
             # what lies below the first line
-            con.execute(f"SELECT count(COLUMNS(*)) FROM {_reader(con, [file], table)}")
+            con.execute(f"SELECT count(COLUMNS(*)) FROM {rows_of(con, [file], {file: dialect.text}, table)}")
         except SourceError as error:
             reasons.append(error)
         except duckdb.Error as error:
             reasons.append(unreadable(file, "transactions", error))
         else:
-            return names, table
+            return _Read(file, table, dialect)
     raise reasons[0]
 
 
@@ -168,20 +178,12 @@ def _encodings(file: str) -> tuple[Encoding, ...]:
         raise SourceError(f"{file} cannot be read ({error.strerror}).") from None
 
 
-def _reader(con: duckdb.DuckDBPyConnection, files: list[str], table: Table) -> str:
-    """SQL for the rows of files, as the platform reads them."""
-    listed = f"[{', '.join(map(literal, files))}]"
-    if file_kind(files[0]) == "parquet":
-        return parquet_rows(listed)
-    if table.delimiter == WHITESPACE:
-        return columns_apart(con, listed, table)
-    return delimited.reader({file: delimited.dialect(con, file, table).text for file in files}, table)
-
-
-def _surveyed(con: duckdb.DuckDBPyConnection, files: list[str], written: Table, view: str) -> File:
+def _surveyed(con: duckdb.DuckDBPyConnection, alike: list[_Read], view: str) -> File:
+    files, written = [read.path for read in alike], alike[0].written
+    source = rows_of(con, files, {read.path: read.dialect.text for read in alike}, written)
     chosen = f"USING SAMPLE reservoir({SAMPLE} ROWS) REPEATABLE (7)"
     try:
-        con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE ({ORIGIN}) FROM {_reader(con, files, written)}")
+        con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE ({ORIGIN}) FROM {source}")
         con.execute(f"CREATE OR REPLACE TEMP TABLE {view}_sample AS FROM {view} {chosen}")
     except duckdb.Error as error:
         raise unreadable(files[0], "transactions", error) from None
@@ -253,7 +255,7 @@ def _field(con: duckdb.DuckDBPyConnection, sample: str, name: str, called: str, 
     told.update(doubtful=tuple(sorted(found)), named=named)
     present, distinct = con.execute(
         f"SELECT count(v) / count(*), count(DISTINCT v) "
-        f"FROM (SELECT {_without(told.get('missing', ()))} AS v FROM _column)"
+        f"FROM (SELECT {but(told.get('missing', ()), 'v')} AS v FROM _column)"
     ).fetchall()[0]
     return Field(name, called, present=present, distinct=distinct, values=_few(con, "_column", "v", distinct), **told)
 
@@ -278,14 +280,14 @@ def _few(con: duckdb.DuckDBPyConnection, relation: str, column: str, distinct: i
     return tuple(value for (value,) in con.execute(query).fetchall())
 
 
-def _without(missing: Iterable[str]) -> str:
-    listed = ", ".join(map(literal, missing))
-    return f"CASE WHEN v NOT IN ({listed}) THEN v END" if listed else "v"
+def but(words: Sequence[str], value: str) -> str:
+    """SQL for a value that is missing where it is one of some words."""
+    return f"CASE WHEN {value} NOT IN ({', '.join(map(literal, words))}) THEN {value} END" if words else value
 
 
 def _told(con: duckdb.DuckDBPyConnection, missing: list[str]) -> dict[str, Any]:
     """The type of a column of texts, and how its values are written."""
-    rows = f"(SELECT {_without(missing)} AS v FROM _column)"
+    rows = f"(SELECT {but(missing, 'v')} AS v FROM _column)"
     tests = {
         "integer": f"regexp_full_match(v, {literal(_INTEGER)})",
         "padded": r"regexp_full_match(v, '0\d+|\d{19,}')",  # a number would not be the same

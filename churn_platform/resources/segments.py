@@ -8,44 +8,25 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import time
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from churn_platform.resources.folder import PART, Folder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from fsspec import AbstractFileSystem
 
 FINISHED, OPEN, REJECTED = ".jsonl", ".jsonl.open", ".rejected"
-_PART = ".part"  # being written, or left by a process that was killed at it
 _LEFT_SECONDS = 60  # a segment is made before its writer locks it: what is younger is never taken for left
 _CHUNK = 16 * 1024 * 1024  # bytes that are read at a time
 
 
-class Segments:
+class Segments(Folder):
     """The segments of a contract."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-
-    @cached_property
-    def _place(self) -> tuple[AbstractFileSystem, str]:
-        import fsspec
-
-        filesystem, folder = fsspec.url_to_fs(self.root, use_listings_cache=False)
-        return filesystem, str(folder)
-
-    @property
-    def _is_local(self) -> bool:
-        return "://" not in self.root
-
-    def _path(self, name: str) -> str:
-        return f"{self._place[1]}/{name}"
 
     def names(self, ending: str) -> dict[str, int]:
         """The files of a kind and their sizes in bytes, oldest first; `ending` is FINISHED, OPEN or REJECTED."""
@@ -72,25 +53,6 @@ class Segments:
         if rest:
             yield [rest]
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file, in place of an earlier one, whole or not at all."""
-        if not self._is_local:
-            self._place[0].pipe_file(self._path(name), data)
-            return
-        part = Path(self._path(name) + _PART)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._path(name))
-
-    def remove(self, name: str) -> None:
-        """Remove a file; one that is gone already is no error."""
-        try:
-            self._place[0].rm_file(self._path(name))
-        except FileNotFoundError:
-            return
-
     def finish_left(self) -> None:
         """Finish what a killed process was writing, and remove what another left half-written.
 
@@ -99,7 +61,7 @@ class Segments:
         """
         if not self._is_local:
             return
-        for name in self.names(_PART):
+        for name in self.names(PART):
             self.remove(name)
         for name in self.names(OPEN):
             path = Path(self._path(name))

@@ -174,7 +174,7 @@ class FilesSource:
         others = [entry for file, entry in known.items() if file not in files and entry.reading == how]
         try:
             dialects = self._dialects_of(con, files, table)
-            reader = self._reader(con, name, list(files), dialects)
+            reader = rows_of(con, list(files), dialects, table)
             con.execute(f"CREATE OR REPLACE VIEW {identifier(f'scan_{name}')} AS SELECT * FROM {reader}")
             columns = {column: kind for column, kind in _described(con, f"scan_{name}").items() if column != ORIGIN}
             view = self._completed(con, f"scan_{name}", columns_of(others))
@@ -217,17 +217,8 @@ class FilesSource:
     ) -> None:
         con.execute(
             f"CREATE OR REPLACE VIEW {identifier(view)} AS SELECT * REPLACE (parse_filename({ORIGIN}) AS {ORIGIN}) "
-            f"FROM {self._reader(con, name, files, dialects)}"
+            f"FROM {rows_of(con, files, dialects, self.contract.tables.items()[name])}"
         )
-
-    def _reader(self, con: duckdb.DuckDBPyConnection, name: str, files: list[str], dialects: dict[str, str]) -> str:
-        """SQL that reads files, all of one kind; `_source` is the file's whole path."""
-        table, listed = self.contract.tables.items()[name], "[" + ", ".join(map(literal, files)) + "]"
-        if file_kind(files[0]) == "parquet":
-            return parquet_rows(listed)
-        if table.delimiter == WHITESPACE:
-            return columns_apart(con, listed, table)
-        return delimited.reader({file: dialects[file] for file in files}, table)
 
     def _completed(self, con: duckdb.DuckDBPyConnection, view: str, columns: dict[str, str]) -> str:
         """A view with the columns added, as NULLs, that other files of the table have and these have not."""
@@ -274,12 +265,7 @@ class FilesSource:
         for file, stamp in files.items():
             key = (file, stamp, table.delimiter, table.header, table.encoding)
             if key not in self._dialects:
-                look = (
-                    delimited.parquet(con, file)
-                    if file_kind(file) == "parquet"
-                    else delimited.dialect(con, file, table)
-                )
-                self._dialects[key] = look.text
+                self._dialects[key] = dialect_of(con, file, table).text
             found[file] = self._dialects[key]
         return found
 
@@ -316,12 +302,22 @@ def file_kind(file: str) -> str | None:
     return "parquet" if lower.endswith(_PARQUET) else "csv" if lower.endswith(_CSV) else None
 
 
-def parquet_rows(files: str) -> str:
-    """SQL for the rows of Parquet files, with `_source`."""
-    return f"read_parquet({files}, filename = '{ORIGIN}', union_by_name = true, hive_partitioning = false)"
+def dialect_of(con: duckdb.DuckDBPyConnection, file: str, table: Table) -> delimited.Dialect:
+    """How a file is written: see `delimited.parquet` and `delimited.dialect`."""
+    return delimited.parquet(con, file) if file_kind(file) == "parquet" else delimited.dialect(con, file, table)
 
 
-def columns_apart(con: duckdb.DuckDBPyConnection, files: str, table: Table) -> str:
+def rows_of(con: duckdb.DuckDBPyConnection, files: list[str], dialects: dict[str, str], table: Table) -> str:
+    """SQL for the rows of files, all of one kind; `_source` is the file's whole path."""
+    listed = "[" + ", ".join(map(literal, files)) + "]"
+    if file_kind(files[0]) == "parquet":
+        return f"read_parquet({listed}, filename = '{ORIGIN}', union_by_name = true, hive_partitioning = false)"
+    if table.delimiter == WHITESPACE:
+        return _columns_apart(con, listed, table)
+    return delimited.reader({file: dialects[file] for file in files}, table)
+
+
+def _columns_apart(con: duckdb.DuckDBPyConnection, files: str, table: Table) -> str:
     """Text whose columns stand apart by any number of spaces or tabs. A field too many makes its whole row unreadable.
 
     Every file has the header of the first, or none of them has one.
