@@ -13,6 +13,7 @@ import pytest
 
 from churn_platform import settings
 from churn_platform.resources.feature_store import import_feast
+from churn_platform_tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +41,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import boto3
     import s3fs
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

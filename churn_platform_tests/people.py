@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from churn_platform.resources.tracking import Tracking
 from churn_platform.settings import PROJECT, Settings
 from churn_platform_tests.graph import empty
 from churn_platform_tests.leaks import Leak, Scanner
+from churn_platform_tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -274,12 +274,6 @@ class World:
                 return error.code, json.load(error)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @cache
 def world() -> World:
     """The shop after five months: played, served, and asked all that can go wrong. Made once."""
@@ -289,7 +283,7 @@ def world() -> World:
         (folder / name).mkdir()
     home = empty(folder, CONTRACT).settings  # its database is there already, which takes seconds to make
     settings = Settings(home=home.home, contract=home.contract, pii_key=SecretStr(KEY))
-    found = World(folder, parse(CONTRACT), settings, {"serving": _free_port(), "dagster": _free_port()})
+    found = World(folder, parse(CONTRACT), settings, {"serving": free_port(), "dagster": free_port()})
     found.land("people.csv", people())
     found.land("purchases.csv", pd.concat([purchases("2024-01-01", 5), misfits("2024-02-10 10:00:00")]))
     played = found.churn("play")

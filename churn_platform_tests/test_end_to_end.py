@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from churn_platform.registered import CHAMPION
 from churn_platform.resources.storage import TableStore
 from churn_platform.resources.tracking import Tracking
 from churn_platform.settings import PROJECT, Settings
+from churn_platform_tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,12 +80,6 @@ class Platform:
 
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.home / "dagster" / self.contract.name))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run_churn(environment: dict[str, str], *arguments: str, seconds: float) -> subprocess.CompletedProcess[str]:

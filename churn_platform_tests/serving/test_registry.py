@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from churn_platform.registered import COMPILED
+from churn_platform_tests.ports import free_port
 from serving.registry import Cache, HttpRegistry, RegistryError, SqliteRegistry, Version, registry
 
 NAME = "tiny_churn"
@@ -28,9 +28,7 @@ def world(make_world):
 @pytest.fixture(scope="module")
 def server(world, tmp_path_factory):
     """A real MLflow server over the world's database, and its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("mlflow")
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -7,7 +7,8 @@ import sys
 import httpx
 import pytest
 
-from churn_platform_tests.serving.running import ROOT, Server, bentoml, free_port, home
+from churn_platform_tests.ports import free_port
+from churn_platform_tests.serving.running import ROOT, Server, bentoml, home
 
 WORKERS = 2  # so that metrics must be summed over processes, and both must follow the registry
 
